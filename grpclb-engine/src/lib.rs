@@ -1,0 +1,11 @@
+//! The pure half of grpclb: HTTP/2 frames, HPACK, streams, flow control, the splitter and its balancing policies.
+//!
+//! Bytes, time and random numbers come in; bytes, picks and deadlines come out. Nothing here performs IO, reads a clock
+//! or draws a random number of its own, so every protocol case is a plain, fast, repeatable test.
+
+#![forbid(unsafe_code)]
+
+pub mod rng;
+pub mod time;
+
+pub use time::Time;
