@@ -1,0 +1,8 @@
+//! The agent and the command line of grpclb. `main` only calls [`cli`]; the rooms and who may use whom stand in
+//! ARCHITECTURE.md.
+//!
+//! `kernel` steers, `pods` keeps a listener in each pod, `data` relays, `control` says what is wanted, `admin` and
+//! `observe` answer questions, `app` wires them together.
+
+pub mod model;
+pub mod netns;
