@@ -5,6 +5,10 @@
 
 #![forbid(unsafe_code)]
 
+pub mod balance;
+pub mod frame;
+pub mod hpack;
+pub mod message;
 pub mod rng;
 pub mod time;
 

@@ -1,0 +1,259 @@
+//! A header field as the interner keeps it: decoded, judged once, and with its literal as it came.
+
+use std::fmt;
+use std::rc::Rc;
+
+use bytes::BytesMut;
+
+use super::FIELD_OVERHEAD;
+use super::literal::Literal;
+
+/// What a field's name means to an HTTP/2 intermediary or to gRPC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FieldKind {
+    /// `:method`
+    Method,
+    /// `:scheme`
+    Scheme,
+    /// `:authority`
+    Authority,
+    /// `:path`
+    Path,
+    /// `:protocol` (RFC 8441)
+    Protocol,
+    /// `:status`
+    Status,
+    /// Any other name that begins with a colon.
+    UnknownPseudo,
+    /// `connection`, `proxy-connection`, `keep-alive`, `transfer-encoding`, `upgrade` (RFC 9113 §8.2.2)
+    ConnectionSpecific,
+    /// `te`, which may say `trailers` and nothing else.
+    Te,
+    /// `content-length`
+    ContentLength,
+    /// `content-type`
+    ContentType,
+    /// `grpc-timeout`
+    GrpcTimeout,
+    /// `grpc-status`
+    GrpcStatus,
+    /// Everything else.
+    Regular,
+}
+
+impl FieldKind {
+    pub const fn is_pseudo(self) -> bool {
+        matches!(
+            self,
+            Self::Method
+                | Self::Scheme
+                | Self::Authority
+                | Self::Path
+                | Self::Protocol
+                | Self::Status
+                | Self::UnknownPseudo
+        )
+    }
+
+    fn of(name: &[u8]) -> Self {
+        match name {
+            b":method" => Self::Method,
+            b":scheme" => Self::Scheme,
+            b":authority" => Self::Authority,
+            b":path" => Self::Path,
+            b":protocol" => Self::Protocol,
+            b":status" => Self::Status,
+            [b':', ..] => Self::UnknownPseudo,
+            b"connection" | b"proxy-connection" | b"keep-alive" | b"transfer-encoding" | b"upgrade" => {
+                Self::ConnectionSpecific
+            }
+            b"te" => Self::Te,
+            b"content-length" => Self::ContentLength,
+            b"content-type" => Self::ContentType,
+            b"grpc-timeout" => Self::GrpcTimeout,
+            b"grpc-status" => Self::GrpcStatus,
+            _ => Self::Regular,
+        }
+    }
+}
+
+/// Why a field makes the message that carries it malformed (RFC 9113 §8.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum FieldFault {
+    #[error("a field without a name")]
+    EmptyName,
+    #[error("a field name with upper-case, control or other forbidden characters")]
+    Name,
+    #[error("a pseudo-field that HTTP/2 does not know")]
+    UnknownPseudo,
+    #[error("a field value that holds NUL, CR or LF, or begins or ends with a space or tab")]
+    Value,
+    #[error("a connection-specific field, which HTTP/2 forbids")]
+    ConnectionSpecific,
+    #[error("a te field that says more than trailers")]
+    Te,
+}
+
+/// A field's name. Equal names of one [`super::Fields`] are one object.
+pub struct Name {
+    pub(super) id: u64,
+    text: Box<[u8]>,
+    /// The literal as it first came, with its length in front.
+    wire: Box<[u8]>,
+    kind: FieldKind,
+    fault: Option<FieldFault>,
+    static_index: u8,
+}
+
+impl Name {
+    /// `static_index`: the first entry of the static table with this name, or zero.
+    pub(super) fn new(id: u64, text: &[u8], literal: Literal<'_>, static_index: u8) -> Self {
+        let kind = FieldKind::of(text);
+        let mut wire = BytesMut::with_capacity(literal.payload.len() + 2);
+        literal.write(&mut wire);
+        Self {
+            id,
+            text: text.into(),
+            wire: wire.as_ref().into(),
+            kind,
+            fault: name_fault(text, kind),
+            static_index,
+        }
+    }
+
+    pub fn text(&self) -> &[u8] {
+        &self.text
+    }
+
+    /// The string literal (RFC 7541 §5.2) to send, length and Huffman bit included.
+    pub(super) fn wire(&self) -> &[u8] {
+        &self.wire
+    }
+
+    /// The first entry of the static table with this name.
+    pub(super) fn static_index(&self) -> Option<u32> {
+        (self.static_index != 0).then_some(self.static_index.into())
+    }
+
+    pub(super) fn footprint(&self) -> usize {
+        self.text.len() + self.wire.len() + size_of::<Self>()
+    }
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.text.escape_ascii())
+    }
+}
+
+/// A name and a value, shared as `Rc<Field>` by every list and table of a pod that holds them.
+pub struct Field {
+    pub(super) id: u64,
+    pub(super) name: Rc<Name>,
+    /// The literal's payload as received; where that is Huffman-coded, the decoded value follows it.
+    data: Box<[u8]>,
+    payload_len: u32,
+    size: u32,
+    huffman: bool,
+    fault: Option<FieldFault>,
+}
+
+impl Field {
+    /// `value` is what `literal` says.
+    pub(super) fn new(id: u64, name: Rc<Name>, value: &[u8], literal: Literal<'_>) -> Self {
+        let data = if literal.huffman {
+            [literal.payload, value].concat().into()
+        } else {
+            value.into()
+        };
+        let fault = name.fault.or_else(|| value_fault(value, name.kind));
+        let size = (name.text.len() + value.len()) as u32 + FIELD_OVERHEAD;
+        Self {
+            id,
+            name,
+            data,
+            payload_len: literal.payload.len() as u32,
+            size,
+            huffman: literal.huffman,
+            fault,
+        }
+    }
+
+    /// Pseudo-fields with their colon.
+    pub fn name(&self) -> &[u8] {
+        &self.name.text
+    }
+
+    pub fn value(&self) -> &[u8] {
+        if self.huffman {
+            &self.data[self.payload_len as usize..]
+        } else {
+            &self.data
+        }
+    }
+
+    /// The value as received.
+    pub(super) fn literal(&self) -> Literal<'_> {
+        Literal {
+            huffman: self.huffman,
+            payload: &self.data[..self.payload_len as usize],
+        }
+    }
+
+    pub fn kind(&self) -> FieldKind {
+        self.name.kind
+    }
+
+    /// `Some`: a message with this field is malformed. Judged once, when the field was interned.
+    pub fn fault(&self) -> Option<FieldFault> {
+        self.fault
+    }
+
+    /// Bytes of name and value, and 32 (RFC 7541 §4.1).
+    pub fn size(&self) -> u32 {
+        self.size
+    }
+
+    /// What the field takes of the interner's memory, roughly.
+    pub(super) fn footprint(&self) -> usize {
+        self.data.len() + size_of::<Self>()
+    }
+}
+
+impl fmt::Debug for Field {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}: {}",
+            self.name().escape_ascii(),
+            self.value().escape_ascii()
+        )
+    }
+}
+
+/// RFC 9113 §8.2.1 and §8.2.2.
+fn name_fault(name: &[u8], kind: FieldKind) -> Option<FieldFault> {
+    match kind {
+        FieldKind::UnknownPseudo => return Some(FieldFault::UnknownPseudo),
+        FieldKind::ConnectionSpecific => return Some(FieldFault::ConnectionSpecific),
+        FieldKind::Regular => {}
+        _ => return None,
+    }
+    if name.is_empty() {
+        return Some(FieldFault::EmptyName);
+    }
+    let forbidden = |byte: &u8| matches!(byte, 0x00..=0x20 | b'A'..=b'Z' | b':' | 0x7f..=0xff);
+    name.iter().any(forbidden).then_some(FieldFault::Name)
+}
+
+/// RFC 9113 §8.2.1, and §8.2.2 for `te`.
+fn value_fault(value: &[u8], kind: FieldKind) -> Option<FieldFault> {
+    let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    if value.iter().any(|byte| matches!(byte, 0 | b'\r' | b'\n'))
+        || blank(value.first())
+        || blank(value.last())
+    {
+        return Some(FieldFault::Value);
+    }
+    (kind == FieldKind::Te && !value.eq_ignore_ascii_case(b"trailers")).then_some(FieldFault::Te)
+}
