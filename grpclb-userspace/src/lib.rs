@@ -4,5 +4,6 @@
 //! `kernel` steers, `pods` keeps a listener in each pod, `data` relays, `control` says what is wanted, `admin` and
 //! `observe` answer questions, `app` wires them together.
 
+pub mod kernel;
 pub mod model;
 pub mod netns;

@@ -1,0 +1,103 @@
+//! System calls that neither std, nix nor aya offer: the only `unsafe` code of this room beside `pod.rs`.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::mem::{size_of, zeroed};
+use std::os::fd::{AsFd, AsRawFd};
+
+use nix::libc;
+use nix::sys::signal::Signal;
+use nix::unistd::{ForkResult, Pid};
+
+/// `BPF_PROG_QUERY`, and what it answered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Query {
+    /// `BPF_F_ALLOW_OVERRIDE`, `BPF_F_ALLOW_MULTI` or none, as the first of these programs was attached.
+    pub(super) flags: u32,
+    /// Ids of the programs in the order in which they run.
+    pub(super) programs: Vec<u32>,
+}
+
+/// The kernel's `union bpf_attr` for `BPF_PROG_QUERY`, as far back as 4.15.
+#[repr(C)]
+struct QueryAttr {
+    target_fd: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    prog_ids: u64,
+    prog_cnt: u32,
+    padding: u32,
+}
+
+const BPF_PROG_QUERY: libc::c_int = 16;
+const BPF_F_QUERY_EFFECTIVE: u32 = 1;
+/// The kernel runs at most 64 programs at one hook (`BPF_CGROUP_MAX_PROGS`).
+const MAX_PROGRAMS: usize = 64;
+
+/// The programs at this hook of a cgroup: its own, or (`effective`) all that run for it, its ancestors' included.
+pub(super) fn query_cgroup(cgroup: &impl AsFd, attach_type: u32, effective: bool) -> io::Result<Query> {
+    let mut ids = [0_u32; MAX_PROGRAMS];
+    let mut attr = QueryAttr {
+        target_fd: cgroup.as_fd().as_raw_fd().cast_unsigned(),
+        attach_type,
+        query_flags: if effective { BPF_F_QUERY_EFFECTIVE } else { 0 },
+        attach_flags: 0,
+        prog_ids: ids.as_mut_ptr() as u64,
+        prog_cnt: MAX_PROGRAMS as u32,
+        padding: 0,
+    };
+    // SAFETY: `attr` is laid out as the kernel reads it, its size is given, and `ids` has room for `prog_cnt` ids.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, BPF_PROG_QUERY, &raw mut attr, size_of::<QueryAttr>() as libc::c_uint)
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let programs = ids[..(attr.prog_cnt as usize).min(MAX_PROGRAMS)].to_vec();
+    Ok(Query { flags: attr.attach_flags, programs })
+}
+
+/// The cookie of the network namespace that a socket lives in (`SO_NETNS_COOKIE`).
+pub(super) fn netns_cookie(socket: &impl AsFd) -> io::Result<u64> {
+    let mut cookie = 0_u64;
+    let mut length = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes to `cookie`.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(cookie) }
+}
+
+/// Sets `lo` up in the network namespace that the socket (of any kind) lives in.
+pub(super) fn set_loopback_up(socket: &impl AsFd) -> io::Result<()> {
+    // SAFETY: all zero is a valid `ifreq`.
+    let mut request: libc::ifreq = unsafe { zeroed() };
+    request.ifr_name[0] = b'l'.cast_signed();
+    request.ifr_name[1] = b'o'.cast_signed();
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: `request` is an `ifreq` with a name that ends in zero, which is what SIOCSIFFLAGS reads.
+    let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Runs `child` in a forked process, which ends with the code that it returns, and which dies with the calling thread.
+///
+/// `child` must neither allocate nor lock: other threads' locks may be held for ever in the copy. System calls only.
+pub(super) fn fork(child: impl FnOnce() -> u8) -> io::Result<Pid> {
+    // SAFETY: the child makes system calls only (the caller's promise) and leaves by `_exit`.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Parent { child } => Ok(child),
+        ForkResult::Child => {
+            let code = if nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).is_ok() { child() } else { u8::MAX };
+            // SAFETY: ends this process without running anything of the parent's.
+            unsafe { libc::_exit(i32::from(code)) }
+        }
+    }
+}
