@@ -1,7 +1,7 @@
 //! What makes a header list a well-formed HTTP message section (RFC 9113 §8.1 to §8.3, §8.5).
 //!
 //! Fields by themselves are judged once, when they are interned ([`crate::hpack::Field::fault`]); this is about the list:
-//! pseudo-fields, their order and number, CONNECT, content-length. A malformed message is a stream error PROTOCOL_ERROR.
+//! pseudo-fields, their order and number, CONNECT, content-length. A malformed message is a stream error `PROTOCOL_ERROR`.
 
 use std::rc::Rc;
 
@@ -16,7 +16,7 @@ pub enum Message {
     Trailers,
 }
 
-/// Why a message is malformed: a stream error PROTOCOL_ERROR (RFC 9113 §8.1.1).
+/// Why a message is malformed: a stream error `PROTOCOL_ERROR` (RFC 9113 §8.1.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
     #[error("{0}")]

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::{SettingId, StreamId};
 
-/// An error code of RST_STREAM and GOAWAY (RFC 9113 §7). Codes that nobody has registered are kept as they came.
+/// An error code of `RST_STREAM` and GOAWAY (RFC 9113 §7). Codes that nobody has registered are kept as they came.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ErrorCode(pub u32);
 
@@ -107,7 +107,7 @@ impl Error {
         }
     }
 
-    /// The code for RST_STREAM or GOAWAY.
+    /// The code for `RST_STREAM` or GOAWAY.
     pub const fn code(&self) -> ErrorCode {
         match *self {
             Self::TooLong { .. } | Self::WrongLength { .. } | Self::PriorityLength { .. } => {

@@ -30,16 +30,16 @@ pub const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Bytes before every frame's payload (RFC 9113 §4.1).
 pub const FRAME_HEADER_LEN: usize = 9;
 
-/// SETTINGS_MAX_FRAME_SIZE before any SETTINGS, and the least that it may be set to (RFC 9113 §6.5.2).
+/// `SETTINGS_MAX_FRAME_SIZE` before any SETTINGS, and the least that it may be set to (RFC 9113 §6.5.2).
 pub const MIN_MAX_FRAME_SIZE: u32 = 16_384;
 
-/// The most that SETTINGS_MAX_FRAME_SIZE may be set to (RFC 9113 §6.5.2).
+/// The most that `SETTINGS_MAX_FRAME_SIZE` may be set to (RFC 9113 §6.5.2).
 pub const MAX_MAX_FRAME_SIZE: u32 = (1 << 24) - 1;
 
 /// The most that a flow-control window may be (RFC 9113 §6.9.1).
 pub const MAX_WINDOW: u32 = (1 << 31) - 1;
 
-/// Both flow-control windows before any SETTINGS or WINDOW_UPDATE (RFC 9113 §6.9.2).
+/// Both flow-control windows before any SETTINGS or `WINDOW_UPDATE` (RFC 9113 §6.9.2).
 pub const DEFAULT_WINDOW: u32 = 65_535;
 
 /// One frame as a [`Reader`] hands it over, or one piece of a DATA frame.
@@ -79,7 +79,7 @@ pub enum Frame {
     /// Each value has been checked against RFC 9113 §6.5.2.
     Settings(SettingsPayload),
     SettingsAck,
-    /// We allow none (SETTINGS_ENABLE_PUSH 0), so the field block is dropped: this ends the connection.
+    /// We allow none (`SETTINGS_ENABLE_PUSH` 0), so the field block is dropped: this ends the connection.
     PushPromise {
         stream: StreamId,
         promised: StreamId,

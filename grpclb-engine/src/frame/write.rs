@@ -5,7 +5,7 @@ use bytes::{BufMut, BytesMut};
 use super::{ErrorCode, FRAME_HEADER_LEN, SettingId, StreamId, flag, kind};
 
 /// The nine bytes before `len` bytes of data, which the caller sends after them. `len` is at most the peer's
-/// SETTINGS_MAX_FRAME_SIZE.
+/// `SETTINGS_MAX_FRAME_SIZE`.
 pub fn write_data_header(out: &mut BytesMut, stream: StreamId, len: u32, end_stream: bool) {
     write_frame_header(
         out,

@@ -17,7 +17,7 @@ pub struct Decoder {
     size: u32,
     /// What the peer's encoder has chosen; at most `max`.
     capacity: u32,
-    /// Our SETTINGS_HEADER_TABLE_SIZE, once acknowledged.
+    /// Our `SETTINGS_HEADER_TABLE_SIZE`, once acknowledged.
     max: u32,
     /// The peer acknowledged this bound below the capacity: the next block must begin by shrinking the table.
     must_shrink_to: Option<u32>,
@@ -37,7 +37,7 @@ impl Decoder {
         }
     }
 
-    /// The peer has acknowledged our SETTINGS_HEADER_TABLE_SIZE. Where it is below the table's capacity, the peer's
+    /// The peer has acknowledged our `SETTINGS_HEADER_TABLE_SIZE`. Where it is below the table's capacity, the peer's
     /// next field block must begin by shrinking the table (RFC 9113 §4.3.1).
     pub fn set_max_table_size(&mut self, size: u32) {
         self.max = size;

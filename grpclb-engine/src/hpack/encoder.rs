@@ -44,7 +44,7 @@ impl Encoder {
         }
     }
 
-    /// The peer's SETTINGS_HEADER_TABLE_SIZE, to be called before its SETTINGS are acknowledged. The next block
+    /// The peer's `SETTINGS_HEADER_TABLE_SIZE`, to be called before its SETTINGS are acknowledged. The next block
     /// announces a change.
     pub fn set_max_table_size(&mut self, peer_setting: u32) {
         let capacity = peer_setting.min(DEFAULT_TABLE_SIZE);

@@ -1,7 +1,7 @@
 //! Why a field block cannot be decoded.
 
 /// The peer's field block is broken. The decoder's table may no longer match the peer's, so each of these is a
-/// connection error COMPRESSION_ERROR (RFC 9113 §4.3, RFC 7541 §2 and §6).
+/// connection error `COMPRESSION_ERROR` (RFC 9113 §4.3, RFC 7541 §2 and §6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     #[error("the peer's field block ends within a field")]

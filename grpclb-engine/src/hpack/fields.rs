@@ -21,11 +21,11 @@ pub struct Fields {
     seed: u64,
     limit: usize,
     /// By a 64-bit hash. On a collision the newer takes the place: that costs sharing, never truth.
-    fields: HashMap<u64, Rc<Field>, IdentityBuilder>,
+    interned: HashMap<u64, Rc<Field>, IdentityBuilder>,
     names: HashMap<u64, Rc<Name>, IdentityBuilder>,
     /// In order of index: a static entry's field id is its index.
-    static_fields: Box<[Rc<Field>]>,
-    /// Bytes that `fields` and `names` keep, roughly.
+    static_entries: Box<[Rc<Field>]>,
+    /// Bytes that `interned` and `names` keep, roughly.
     footprint: usize,
     next_id: u64,
     until_sweep: usize,
@@ -39,15 +39,15 @@ impl Fields {
         let mut fields = Self {
             seed,
             limit,
-            fields: HashMap::default(),
+            interned: HashMap::default(),
             names: HashMap::default(),
-            static_fields: Box::default(),
+            static_entries: Box::default(),
             footprint: 0,
             next_id: 1,
             until_sweep: MIN_SWEEP_INTERVAL,
             scratch: Vec::new(),
         };
-        fields.static_fields = fields.make_static_fields();
+        fields.static_entries = fields.make_static_entries();
         fields
     }
 
@@ -62,11 +62,11 @@ impl Fields {
 
     /// How many fields are kept for sharing, beside the static table.
     pub fn len(&self) -> usize {
-        self.fields.len()
+        self.interned.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.fields.is_empty()
+        self.interned.is_empty()
     }
 
     /// Bytes kept for sharing, roughly.
@@ -76,7 +76,7 @@ impl Fields {
 
     /// The static table's entry; `index` starts at one.
     pub(super) fn static_field(&self, index: u32) -> Option<&Rc<Field>> {
-        self.static_fields.get((index as usize).checked_sub(1)?)
+        self.static_entries.get((index as usize).checked_sub(1)?)
     }
 
     pub(super) fn name(&mut self, name: Literal<'_>) -> Result<Rc<Name>, Error> {
@@ -100,7 +100,7 @@ impl Fields {
     }
 
     fn known_field(&self, hash: u64, name: &Rc<Name>, value: Literal<'_>) -> Option<Rc<Field>> {
-        let field = self.fields.get(&hash)?;
+        let field = self.interned.get(&hash)?;
         (field.name.id == name.id && field.literal() == value).then(|| Rc::clone(field))
     }
 
@@ -114,7 +114,7 @@ impl Fields {
         let footprint = field.footprint();
         if self.footprint + footprint <= self.limit {
             self.footprint += footprint;
-            if let Some(collided) = self.fields.insert(hash, Rc::clone(&field)) {
+            if let Some(collided) = self.interned.insert(hash, Rc::clone(&field)) {
                 self.footprint -= collided.footprint();
             }
         }
@@ -142,7 +142,7 @@ impl Fields {
     /// A literal of what the static table has: that entry, so that it goes out as an index.
     fn static_value(&self, name: &Name, text: &[u8]) -> Option<Rc<Field>> {
         let first = name.static_index()?;
-        let same_name = self.static_fields[first as usize - 1..]
+        let same_name = self.static_entries[first as usize - 1..]
             .iter()
             .take_while(|field| field.name.id == name.id);
         same_name.into_iter().find(|field| field.value() == text).cloned()
@@ -155,17 +155,21 @@ impl Fields {
         if self.until_sweep > 0 {
             return;
         }
-        self.fields.retain(|_, field| Rc::strong_count(field) > 1);
+        self.interned.retain(|_, field| Rc::strong_count(field) > 1);
         self.names.retain(|_, name| Rc::strong_count(name) > 1);
-        let (fields, names) = (self.fields.len(), self.names.len());
-        self.fields.shrink_to(2 * fields + MIN_SWEEP_INTERVAL);
+        let (fields, names) = (self.interned.len(), self.names.len());
+        self.interned.shrink_to(2 * fields + MIN_SWEEP_INTERVAL);
         self.names.shrink_to(2 * names + MIN_SWEEP_INTERVAL);
-        self.footprint = self.fields.values().map(|field| field.footprint()).sum::<usize>()
+        self.footprint = self
+            .interned
+            .values()
+            .map(|field| field.footprint())
+            .sum::<usize>()
             + self.names.values().map(|name| name.footprint()).sum::<usize>();
         self.until_sweep = MIN_SWEEP_INTERVAL.max(fields + names);
     }
 
-    fn make_static_fields(&mut self) -> Box<[Rc<Field>]> {
+    fn make_static_entries(&mut self) -> Box<[Rc<Field>]> {
         let mut fields: Vec<Rc<Field>> = Vec::with_capacity(static_table::ENTRIES.len());
         // The first ids are the indices; names take theirs after them.
         self.next_id = 1 + u64::from(static_table::LEN);

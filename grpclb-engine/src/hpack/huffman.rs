@@ -97,8 +97,7 @@ fn padding(bits: u64, count: u32, rest: &[u8]) -> Result<(), Error> {
 /// Symbol and length of the code of more than ten bits at the top of `bits`.
 #[cold]
 fn long_code(bits: u32) -> Result<(u8, u32), Error> {
-    for length in SHORT_BITS as usize + 1..=LONGEST {
-        let of_length = &LONG[length];
+    for (length, of_length) in LONG.iter().enumerate().skip(SHORT_BITS as usize + 1) {
         let code = bits >> (32 - length);
         if code < of_length.end {
             let symbol = SYMBOLS[of_length.symbols + (code - of_length.first) as usize];

@@ -82,7 +82,7 @@ impl HeaderList {
         self.fields.is_empty()
     }
 
-    /// Bytes as SETTINGS_MAX_HEADER_LIST_SIZE counts them (RFC 9113 §6.5.2): names and values decoded, 32 more a field.
+    /// Bytes as `SETTINGS_MAX_HEADER_LIST_SIZE` counts them (RFC 9113 §6.5.2): names and values decoded, 32 more a field.
     pub fn size(&self) -> usize {
         self.size
     }
