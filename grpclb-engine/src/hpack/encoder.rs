@@ -1,4 +1,7 @@
 //! Field blocks out: HPACK's encoder (RFC 7541 §3, §4, §6), which finds fields by id and copies literals as received.
+//!
+//! A field is put into the table when it is sent for the second time. What differs with every call (`grpc-timeout`,
+//! `traceparent`) then costs no table work at either end and drives nothing useful out, whatever the sender indexed.
 
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
@@ -82,7 +85,7 @@ impl Encoder {
             Indexing::Index => {
                 if let Some(index) = self.index_of(field) {
                     integer::encode(out, 0x80, 7, index);
-                } else if field.size() <= self.capacity {
+                } else if field.mark_sent() && field.size() <= self.capacity {
                     self.literal(field, 0x40, 6, out);
                     self.insert(Rc::clone(field));
                 } else {

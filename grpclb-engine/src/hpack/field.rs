@@ -1,5 +1,6 @@
 //! A header field as the interner keeps it: decoded, judged once, and with its literal as it came.
 
+use std::cell::Cell;
 use std::fmt;
 use std::rc::Rc;
 
@@ -156,6 +157,7 @@ pub struct Field {
     size: u32,
     huffman: bool,
     fault: Option<FieldFault>,
+    sent: Cell<bool>,
 }
 
 impl Field {
@@ -176,6 +178,7 @@ impl Field {
             size,
             huffman: literal.huffman,
             fault,
+            sent: Cell::new(false),
         }
     }
 
@@ -212,6 +215,11 @@ impl Field {
     /// Bytes of name and value, and 32 (RFC 7541 §4.1).
     pub fn size(&self) -> u32 {
         self.size
+    }
+
+    /// Notes that an encoder sends this field; whether one has done so before.
+    pub(super) fn mark_sent(&self) -> bool {
+        self.sent.replace(true)
     }
 
     /// What the field takes of the interner's memory, roughly.
