@@ -4,6 +4,10 @@
 //! `kernel` steers, `pods` keeps a listener in each pod, `data` relays, `control` says what is wanted, `admin` and
 //! `observe` answer questions, `app` wires them together.
 
+pub mod admin;
+pub mod control;
 pub mod kernel;
 pub mod model;
 pub mod netns;
+pub mod observe;
+pub mod pods;

@@ -12,6 +12,7 @@ use std::fs::File;
 use std::io;
 use std::marker::PhantomData;
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::libc; // nix's macros below name it so
@@ -69,6 +70,12 @@ impl Netns {
     /// The kernel's name for this namespace: unique until the machine restarts, never 0.
     pub fn cookie(&self) -> u64 {
         self.cookie
+    }
+
+    /// Whether `namespace` (still) stands for this one: `false` when the name or the process is gone or stands for another.
+    pub fn is(&self, namespace: &NetnsRef) -> bool {
+        let identity = |metadata: io::Result<std::fs::Metadata>| metadata.map(|of| (of.dev(), of.ino())).ok();
+        identity(self.file.metadata()) == identity(std::fs::metadata(path_of(namespace)))
     }
 
     /// The path that it was opened by, for messages.
@@ -209,6 +216,14 @@ mod tests {
             .unwrap()
             .unwrap();
         assert_eq!(getsockopt(&made, NetnsCookie).unwrap(), namespace.cookie());
+    }
+
+    #[test]
+    fn a_name_that_stands_for_another_namespace_is_noticed() {
+        let namespace = fresh();
+        assert!(!namespace.is(&NetnsRef::Host));
+        assert!(Netns::open(&NetnsRef::Host).unwrap().is(&NetnsRef::Host));
+        assert!(!namespace.is(&NetnsRef::Name("no-such-namespace".into())));
     }
 
     #[test]
