@@ -1,2 +1,45 @@
-//! Placeholder until the room is built.
-fn main() {}
+//! What people and CI run: `cargo xtask demo`, `test`, `build` and the rest.
+//!
+//! Each subcommand is a module of its own name. This crate stays quick to build: whatever needs an async runtime or a
+//! gRPC stack is a binary of another crate, which xtask builds and runs.
+
+mod build;
+mod demo;
+mod progress;
+mod setup;
+mod test;
+mod workspace;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "cargo xtask",
+    about = "Builds, shows and tests grpclb",
+    disable_help_subcommand = true
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show the difference: one client, three backends, one connection; without grpclb, with it, and after its death
+    Demo(demo::Options),
+    /// Set up what the tests need and run them: all tiers, or those that are named
+    Test(test::Options),
+    /// Build the agent for use: the kernel programs, then the release binary that embeds them
+    Build(build::Options),
+    /// Install what building and testing need, and say each step
+    Setup(setup::Options),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Arguments::parse().command {
+        Command::Demo(options) => demo::run(&options),
+        Command::Test(options) => test::run(&options),
+        Command::Build(options) => build::run(&options),
+        Command::Setup(options) => setup::run(&options),
+    }
+}

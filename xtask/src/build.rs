@@ -1,0 +1,32 @@
+//! `cargo xtask build`: the agent as people run it, `target/release/grpclb`.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::setup::{self, Need};
+use crate::{progress, workspace};
+
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Only report what is missing on this machine, install nothing
+    #[arg(long)]
+    no_install: bool,
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    setup::ensure(&[Need::KernelToolchain], options.no_install)?;
+    println!("{}", agent()?.display());
+    Ok(())
+}
+
+/// Builds the agent and returns the path of its binary.
+pub(crate) fn agent() -> Result<PathBuf> {
+    let mut command = workspace::cargo();
+    progress::run(
+        "the agent",
+        command.args(["build", "--release", "-p", "grpclb-userspace", "--bin", "grpclb"]),
+    )?;
+    Ok(workspace::target().join("release/grpclb"))
+}

@@ -1,0 +1,200 @@
+//! `cargo xtask test`: sets up and runs the tiers of tests, cheapest first, and ends with a table.
+//!
+//! Every tier is a few commands; a tier's counts are read from what `cargo test` prints. The last line is
+//! `N passed, N failed` over all tiers.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use clap::{Args, ValueEnum};
+
+use crate::progress::{self, Finished};
+use crate::setup::{self, Need};
+use crate::workspace;
+
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Which tiers to run; all of them without a name
+    tiers: Vec<Tier>,
+    /// Only report what is missing on this machine, install nothing
+    #[arg(long)]
+    no_install: bool,
+}
+
+/// The tiers in the order in which they run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Tier {
+    /// Formatting and lints
+    Lint,
+    /// The pure engine and the ABI: no root, seconds
+    Engine,
+}
+
+const ALL: &[Tier] = &[Tier::Lint, Tier::Engine];
+
+impl Tier {
+    fn name(self) -> &'static str {
+        match self {
+            Tier::Lint => "lint",
+            Tier::Engine => "engine",
+        }
+    }
+
+    fn needs(self) -> &'static [Need] {
+        match self {
+            Tier::Lint | Tier::Engine => &[],
+        }
+    }
+
+    fn steps(self) -> Vec<Step> {
+        match self {
+            Tier::Lint => vec![
+                Step::Check("cargo fmt", cargo(&["fmt", "--all", "--check"])),
+                Step::Check(
+                    "cargo clippy",
+                    cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
+                ),
+            ],
+            Tier::Engine => {
+                vec![Step::Tests(
+                    "engine tests",
+                    cargo(&["test", "-p", "grpclb-abi", "-p", "grpclb-engine"]),
+                )]
+            }
+        }
+    }
+}
+
+/// One command of a tier.
+enum Step {
+    /// Counts as one passed or failed check.
+    Check(&'static str, Command),
+    /// A run of `cargo test`, which says itself how many passed.
+    Tests(&'static str, Command),
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let tiers: Vec<Tier> = ALL
+        .iter()
+        .copied()
+        .filter(|tier| options.tiers.is_empty() || options.tiers.contains(tier))
+        .collect();
+    let needs: Vec<Need> = tiers.iter().flat_map(|tier| tier.needs()).copied().collect();
+    setup::ensure(&needs, options.no_install)?;
+
+    let started = Instant::now();
+    let results: Vec<(Tier, Counts)> = tiers
+        .into_iter()
+        .map(|tier| Ok((tier, run_tier(tier)?)))
+        .collect::<Result<_>>()?;
+    summarize(&results, started.elapsed());
+    let failed = results.iter().any(|(_, counts)| counts.failed > 0);
+    if failed {
+        bail!(
+            "some tests failed; the output of each step is in {}",
+            workspace::target().join("logs").display()
+        );
+    }
+    Ok(())
+}
+
+/// How a tier went.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Counts {
+    passed: u64,
+    failed: u64,
+    ignored: u64,
+    elapsed: Duration,
+}
+
+fn run_tier(tier: Tier) -> Result<Counts> {
+    eprintln!("{}", tier.name());
+    let started = Instant::now();
+    let mut counts = Counts::default();
+    for step in tier.steps() {
+        let (finished, of_step) = match step {
+            Step::Check(label, mut command) => {
+                let finished = progress::run_to_end(label, &mut command)?;
+                let passed = u64::from(finished.status.success());
+                (
+                    finished,
+                    Counts {
+                        passed,
+                        failed: 1 - passed,
+                        ..Counts::default()
+                    },
+                )
+            }
+            Step::Tests(label, mut command) => {
+                let finished = progress::run_to_end(label, &mut command)?;
+                let counts = count_tests(&finished);
+                (finished, counts)
+            }
+        };
+        if of_step.failed > 0 {
+            progress::show_failure(&finished);
+        }
+        counts.passed += of_step.passed;
+        counts.failed += of_step.failed;
+        counts.ignored += of_step.ignored;
+    }
+    counts.elapsed = started.elapsed();
+    Ok(counts)
+}
+
+/// Adds up the `test result:` lines; a run that failed without a failed test (it did not build, or crashed) counts as
+/// one failure, and so does a run that ran nothing.
+fn count_tests(finished: &Finished) -> Counts {
+    let mut counts = Counts::default();
+    for line in finished
+        .output
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("test result: "))
+    {
+        for part in line.split([';', '.']).map(str::trim) {
+            let mut words = part.split(' ');
+            let (Some(Ok(number)), Some(word)) = (words.next().map(str::parse::<u64>), words.next()) else {
+                continue;
+            };
+            match word {
+                "passed" => counts.passed += number,
+                "failed" => counts.failed += number,
+                "ignored" => counts.ignored += number,
+                _ => {}
+            }
+        }
+    }
+    if counts.failed == 0 && (!finished.status.success() || counts.passed == 0) {
+        counts.failed = 1;
+    }
+    counts
+}
+
+fn summarize(results: &[(Tier, Counts)], elapsed: Duration) {
+    let mut total = Counts::default();
+    println!(
+        "\n{:<10} {:>8} {:>8} {:>8} {:>9}",
+        "tier", "passed", "failed", "ignored", "time"
+    );
+    for (tier, counts) in results {
+        println!(
+            "{:<10} {:>8} {:>8} {:>8} {:>7} s",
+            tier.name(),
+            counts.passed,
+            counts.failed,
+            counts.ignored,
+            counts.elapsed.as_secs()
+        );
+        total.passed += counts.passed;
+        total.failed += counts.failed;
+    }
+    println!("in {} min {} s\n", elapsed.as_secs() / 60, elapsed.as_secs() % 60);
+    println!("{} passed, {} failed", total.passed, total.failed);
+}
+
+fn cargo(arguments: &[&str]) -> Command {
+    let mut command = workspace::cargo();
+    command.args(arguments);
+    command
+}
