@@ -1,0 +1,103 @@
+//! Which answer belongs to which request. No sockets here.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::{Method, Response, StatusCode};
+
+use super::StatusSource;
+use crate::observe::{Status, metrics};
+
+/// How long a snapshot may take to make.
+pub(super) const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Which port was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Port {
+    Admin,
+    /// Reachable from the network: the metrics and nothing else.
+    Metrics,
+}
+
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const METRICS: HeaderValue = HeaderValue::from_static(metrics::CONTENT_TYPE);
+
+/// Answers one request.
+pub(super) async fn answer(
+    port: Port,
+    method: &Method,
+    path: &str,
+    source: &Arc<dyn StatusSource>,
+) -> Response<Full<Bytes>> {
+    let known = match port {
+        Port::Admin => matches!(path, "/status" | "/readyz" | "/livez" | "/metrics"),
+        Port::Metrics => path == "/metrics",
+    };
+    if !known {
+        let paths = if port == Port::Admin {
+            "/status, /readyz, /livez and /metrics"
+        } else {
+            "/metrics"
+        };
+        return response(
+            StatusCode::NOT_FOUND,
+            TEXT,
+            format!("no such page; there is {paths}\n"),
+        );
+    }
+    if method != Method::GET && method != Method::HEAD {
+        let mut refused = response(
+            StatusCode::METHOD_NOT_ALLOWED,
+            TEXT,
+            "this port only answers GET\n".to_owned(),
+        );
+        refused
+            .headers_mut()
+            .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return refused;
+    }
+    if path == "/livez" {
+        return response(StatusCode::OK, TEXT, "ok\n".to_owned());
+    }
+    let Ok(status) = tokio::time::timeout(STATUS_TIMEOUT, source.status()).await else {
+        let message = format!(
+            "the agent did not tell its status within {} s\n",
+            STATUS_TIMEOUT.as_secs()
+        );
+        return response(StatusCode::SERVICE_UNAVAILABLE, TEXT, message);
+    };
+    match path {
+        "/status" => match serde_json::to_string(&status) {
+            Ok(json) => response(StatusCode::OK, JSON, json),
+            Err(error) => response(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
+        },
+        "/readyz" => readiness(&status),
+        _ => response(StatusCode::OK, METRICS, metrics::text(&status)),
+    }
+}
+
+fn readiness(status: &Status) -> Response<Full<Bytes>> {
+    if status.readiness.ready {
+        return response(StatusCode::OK, TEXT, "ready\n".to_owned());
+    }
+    let mut reasons = String::from("not ready\n");
+    for reason in &status.readiness.reasons {
+        reasons.push_str(reason);
+        reasons.push('\n');
+    }
+    response(StatusCode::SERVICE_UNAVAILABLE, TEXT, reasons)
+}
+
+fn response(status: StatusCode, content_type: HeaderValue, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    response
+        .headers_mut()
+        .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

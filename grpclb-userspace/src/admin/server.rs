@@ -1,0 +1,168 @@
+//! The admin's sockets: a thread, two listeners, and limits that make a slow or greedy client harmless.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+
+use super::answer::{Port, answer};
+use super::{Config, Error, StatusSource};
+
+/// Connections at a time, for each port; more wait in the backlog.
+const MAX_CONNECTIONS: usize = 32;
+/// How long a client may take to send a request's head.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a connection may last, whatever its client does with it.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
+/// The bytes and fields of a request's head.
+const MAX_HEAD_BYTES: usize = 16 << 10;
+const MAX_HEADERS: usize = 64;
+
+/// The admin at work; dropped, its ports close and its thread ends.
+#[derive(Debug)]
+pub struct Admin {
+    address: SocketAddr,
+    metrics: Option<SocketAddr>,
+    stop: watch::Sender<bool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Admin {
+    /// Where the admin answers; with the port that the kernel chose, where port 0 was asked for.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where the metrics are scraped.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics
+    }
+}
+
+impl Drop for Admin {
+    fn drop(&mut self) {
+        self.stop.send_replace(true);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the admin's thread panicked");
+        }
+    }
+}
+
+/// See [`super::start`].
+pub(super) fn start(config: &Config, source: Arc<dyn StatusSource>) -> Result<Admin, Error> {
+    if !config.admin.ip().is_loopback() {
+        return Err(Error::NotLoopback(config.admin));
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Error::Thread)?;
+    let mut listeners = vec![(
+        Port::Admin,
+        listen(config.admin, "the admin", "--admin", &runtime)?,
+    )];
+    if let Some(address) = config.metrics {
+        listeners.push((Port::Metrics, listen(address, "metrics", "--metrics", &runtime)?));
+    }
+    let bound: Vec<Option<SocketAddr>> = listeners
+        .iter()
+        .map(|(_, listener)| listener.local_addr().ok())
+        .collect();
+
+    let (stop, stopped) = watch::channel(false);
+    let serve = move || {
+        let mut stopped = stopped;
+        runtime.block_on(async {
+            for (port, listener) in listeners {
+                tokio::spawn(accept(port, listener, Arc::clone(&source)));
+            }
+            // Dropping the runtime ends every task. An error means that `Admin` is gone, which is the same.
+            let _ = stopped.wait_for(|stop| *stop).await;
+        });
+    };
+    let thread = std::thread::Builder::new()
+        .name("admin".to_owned())
+        .spawn(serve)
+        .map_err(Error::Thread)?;
+    Ok(Admin {
+        address: bound.first().copied().flatten().unwrap_or(config.admin),
+        metrics: config
+            .metrics
+            .map(|wanted| bound.get(1).copied().flatten().unwrap_or(wanted)),
+        stop,
+        thread: Some(thread),
+    })
+}
+
+/// Opens a port. `SO_REUSEPORT` lets the next agent open it while this one still drains.
+fn listen(
+    address: SocketAddr,
+    purpose: &'static str,
+    option: &'static str,
+    runtime: &tokio::runtime::Runtime,
+) -> Result<TcpListener, Error> {
+    let open = || -> io::Result<TcpListener> {
+        let domain = socket2::Domain::for_address(address);
+        let socket = socket2::Socket::new(domain, socket2::Type::STREAM.nonblocking().cloexec(), None)?;
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(128)?;
+        let _guard = runtime.enter();
+        TcpListener::from_std(socket.into())
+    };
+    open().map_err(|cause| Error::Listen {
+        address,
+        purpose,
+        option,
+        cause,
+    })
+}
+
+async fn accept(port: Port, listener: TcpListener, source: Arc<dyn StatusSource>) {
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+            return;
+        };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let source = Arc::clone(&source);
+                tokio::spawn(async move {
+                    // Both outcomes end the connection; neither is worth a log line.
+                    let _ = tokio::time::timeout(CONNECTION_TIMEOUT, serve(port, stream, source)).await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                // Out of descriptors, mostly: they come back when connections end.
+                tracing::warn!("the admin cannot accept a connection: {error}");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+}
+
+async fn serve(port: Port, stream: TcpStream, source: Arc<dyn StatusSource>) -> hyper::Result<()> {
+    let service = service_fn(|request: hyper::Request<hyper::body::Incoming>| {
+        let source = Arc::clone(&source);
+        async move { Ok::<_, Infallible>(answer(port, request.method(), request.uri().path(), &source).await) }
+    });
+    http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(MAX_HEAD_BYTES)
+        .max_headers(MAX_HEADERS)
+        .serve_connection(TokioIo::new(stream), service)
+        .await
+}

@@ -1,0 +1,81 @@
+//! Where the wanted Services and pods come from. A source makes [`Desired`] values and tells its [`Health`]; what is done
+//! with them is not its concern.
+//!
+//! One source today: [`file`]. Another one joins as a variant of [`Source`] and a folder beside `file/`: it sends whole
+//! [`Desired`] values on the same channel, keeps its last good one when its origin fails, and says so in [`Health`].
+
+pub mod file;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::model::Desired;
+
+/// Which source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A YAML file (docs/configuration.md), read again when it changes.
+    File(PathBuf),
+}
+
+impl fmt::Display for Source {
+    /// For people: `file /etc/grpclb/config.yaml`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "file {}", path.display()),
+        }
+    }
+}
+
+/// How a source does.
+#[derive(Clone, Debug)]
+pub struct Health {
+    /// When the state in use was read.
+    pub read_at: Instant,
+    /// How many states were taken up; the first is 1.
+    pub generation: u64,
+    /// Why the newest state was not taken up; the last good one stays in use. Cleared by the next good one.
+    pub error: Option<String>,
+}
+
+/// A source at work. Dropped, it stops watching; both receivers then keep their last value.
+#[derive(Debug)]
+pub struct Watch {
+    /// What is wanted; a new value only when it differs from the last.
+    pub desired: watch::Receiver<Arc<Desired>>,
+    pub health: watch::Receiver<Health>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Why a source could not be started. Later failures are told by [`Health`].
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    File(#[from] file::Error),
+    #[error("cannot watch {source_name} for changes: {cause}")]
+    Watch {
+        source_name: String,
+        cause: std::io::Error,
+    },
+}
+
+/// Reads the source once, then keeps reading as it changes. Must be called within a tokio runtime.
+///
+/// # Errors
+/// The first state cannot be read or is invalid: there is nothing to fall back to, so the agent should not start.
+pub fn watch(source: &Source) -> Result<Watch, Error> {
+    match source {
+        Source::File(path) => file::watch(path),
+    }
+}

@@ -1,0 +1,15 @@
+//! What people and machines see of a running agent: logs, the status and the metrics.
+//!
+//! This room is told, and asks nobody: no other room is imported here.
+//!
+//! - [`logging`] sets up `tracing`.
+//! - [`status`] is the snapshot that `admin` serves and `cli` draws; `app` fills it in.
+//! - [`metrics`] writes a snapshot as Prometheus text.
+//! - [`process`] reads what the agent's process uses.
+
+pub mod logging;
+pub mod metrics;
+pub mod process;
+pub mod status;
+
+pub use status::Status;

@@ -1,0 +1,225 @@
+//! What the agent tells of itself at one moment: served as JSON by `admin`, drawn as tables by `cli`, counted by
+//! [`super::metrics`]. Plain values; `app` fills them in, nothing here asks anybody.
+//!
+//! The JSON of `/status` and of `grpclb status --json` is these structs, field by field. Fields may be added; they are
+//! not renamed or removed within a major version.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+/// All of it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The node's name, as error messages carry it.
+    pub node: String,
+    /// Names this run of the agent; its pins lie in `/sys/fs/bpf/grpclb/<instance>/`.
+    pub instance: String,
+    pub version: String,
+    pub pid: u32,
+    pub uptime_seconds: u64,
+    pub phase: Phase,
+    pub readiness: Readiness,
+    pub source: Source,
+    pub kernel: Kernel,
+    pub process: Process,
+    pub workers: Vec<Worker>,
+    pub pods: Vec<Pod>,
+    pub services: Vec<Service>,
+    /// What the data plane counts for the whole agent, by name: limits that were hit, connections refused, replays.
+    pub counters: BTreeMap<String, u64>,
+}
+
+/// Where the agent stands in its life.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Nothing is steered yet.
+    #[default]
+    Starting,
+    Running,
+    /// No new connection is steered; those that exist run out.
+    Draining,
+}
+
+/// Whether the agent does its work, and if not, every reason why.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Readiness {
+    pub ready: bool,
+    /// Sentences for people. Empty when ready.
+    pub reasons: Vec<String>,
+}
+
+/// Where the Services and pods come from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// For people: `file /etc/grpclb/config.yaml`.
+    pub name: String,
+    /// Seconds since the state in use was read.
+    pub age_seconds: u64,
+    /// How many times a new state was taken up; the first counts.
+    pub generation: u64,
+    /// Why the newest state was not taken up. The last good one is in use meanwhile.
+    pub error: Option<String>,
+}
+
+/// The kernel side.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kernel {
+    /// The cgroup whose processes are steered; `None` while nothing is attached.
+    pub cgroup: Option<String>,
+    /// Where the maps are pinned.
+    pub pins: String,
+    pub programs: Vec<Program>,
+    /// Outcomes of connects and the rest that the programs count, by name (`grpclb_abi::COUNTERS`).
+    pub counters: BTreeMap<String, u64>,
+    /// Why nothing is attached, or what is missing.
+    pub error: Option<String>,
+}
+
+/// One kernel program.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Program {
+    pub name: String,
+    /// The kernel's id for `bpftool prog show id`; 0 when it is not loaded.
+    pub id: u32,
+    pub attached: bool,
+}
+
+/// What the agent's process uses, as the kernel tells it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Process {
+    pub resident_bytes: u64,
+    /// Memory of all sockets of the agent's cgroup (`sock` in memory.stat); `None` without cgroup v2's memory controller.
+    pub socket_bytes: Option<u64>,
+    pub open_files: u64,
+    pub threads: u64,
+    pub cpu_seconds: f64,
+}
+
+/// One data worker: a thread that owns the connections of its pods.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Worker {
+    pub index: u32,
+    /// Milliseconds since its last heartbeat; above 500 the kernel steers nothing to it.
+    pub heartbeat_age_ms: u64,
+    pub pods: u64,
+    pub connections: u64,
+}
+
+/// One enabled pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pod {
+    pub id: String,
+    /// The namespace as configured: a name, a path, `pid:N` or `host`.
+    pub netns: String,
+    pub state: PodState,
+    /// Why it is not steered, or what is restricted (IPv6 off).
+    pub reason: Option<String>,
+    /// The namespace's cookie, the key of the kernel's table; `None` while the namespace is not open.
+    pub cookie: Option<u64>,
+    /// The agent's listener in the pod; `None` while there is none.
+    pub port: Option<u16>,
+    pub worker: Option<u32>,
+    /// Client connections that are open.
+    pub connections: u64,
+    /// Connections to backends that are open.
+    pub upstreams: u64,
+    pub streams: u64,
+}
+
+/// How far a pod has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PodState {
+    /// Wanted, and not there yet; it is tried again.
+    #[default]
+    Pending,
+    /// New connections to known Services come to the agent.
+    Steered,
+    /// Left alone on purpose (its firewall, another mesh); `reason` says why.
+    Unsteered,
+    /// Not wanted any more; its connections run out.
+    Draining,
+}
+
+impl PodState {
+    /// Every state, in the order of a pod's life.
+    pub const ALL: [Self; 4] = [Self::Pending, Self::Steered, Self::Unsteered, Self::Draining];
+
+    /// The word in JSON, metrics and tables.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Steered => "steered",
+            Self::Unsteered => "unsteered",
+            Self::Draining => "draining",
+        }
+    }
+}
+
+/// One port of one Service.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Service {
+    /// `name:port`.
+    pub id: String,
+    pub addresses: Vec<IpAddr>,
+    pub port: u16,
+    /// `http2`, `detect` or `plain`.
+    pub protocol: String,
+    /// The annotation's word: `round_robin`, …
+    pub policy: String,
+    /// Its number in the kernel's table, and in 127.x addresses; `None` when it is not steered.
+    pub slot: Option<u32>,
+    /// Whether connects to it are steered; if not, `reason` says why.
+    pub steered: bool,
+    pub reason: Option<String>,
+    /// Client connections that are open.
+    pub connections: u64,
+    /// Client connections relayed byte by byte to one endpoint, since the start.
+    pub opaque: u64,
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// One backend of one Service port.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Endpoint {
+    pub id: String,
+    pub address: SocketAddr,
+    pub weight: u32,
+    pub state: EndpointState,
+    /// Connections to it that are open.
+    pub connections: u64,
+    /// Calls that are running on it.
+    pub streams: u64,
+    /// Calls given to it since the start.
+    pub calls: u64,
+    /// Of those, the ones that it refused, reset or lost.
+    pub errors: u64,
+}
+
+/// Whether an endpoint is given new calls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndpointState {
+    #[default]
+    Ready,
+    /// No new calls while another is ready.
+    Draining,
+    /// It failed, and is out of the pick until its backoff ends.
+    Failed,
+}
+
+impl EndpointState {
+    pub const ALL: [Self; 3] = [Self::Ready, Self::Draining, Self::Failed];
+
+    /// The word in JSON, metrics and tables.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Draining => "draining",
+            Self::Failed => "failed",
+        }
+    }
+}
