@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod balance;
+pub mod connection;
 pub mod frame;
 pub mod hpack;
 pub mod message;

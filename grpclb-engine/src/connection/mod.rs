@@ -1,0 +1,605 @@
+//! One HTTP/2 connection in either role (RFC 9113), made for relaying. It knows frames, streams and windows; it knows
+//! no calls, no other connection and no socket.
+//!
+//! # Methods of [`Connection`]
+//!
+//! * **Getters** change nothing: `role`, `is_closed`, `can_open`, `capacity`, `streams`, `peer_settings`, `left`, …
+//! * **Input**: [`Connection::poll_event`] takes the peer's bytes and returns one event at a time, [`Connection::handle_eof`]
+//!   says that there will be none, [`Connection::handle_timeout`] that time has passed.
+//! * **Commands** queue what is to be sent and send nothing: `open`, `send_headers`, `send_data`, `reset`, `release`,
+//!   `ping`, `shutdown`, `close`, … A command for a stale [`StreamKey`] does nothing.
+//! * **Output**: [`Connection::transmit`] moves what is queued to an [`Output`]; [`Connection::poll_timeout`] says when
+//!   `handle_timeout` wants to be called.
+//!
+//! # Order of calls
+//!
+//! 1. After bytes have arrived: `poll_event` until it returns `None`; carry out commands in between, on this and on other
+//!    connections.
+//! 2. When everything that was readable has been handled: for each connection that [`Connection::wants_transmit`],
+//!    `transmit` once, write the output's slices, `advance` it. Repeat when the socket is writable again and either the
+//!    output is not empty or the connection still wants to transmit. One `Output` belongs to one connection for life.
+//! 3. After commands, `transmit` or `poll_event`: ask `poll_timeout` again; at that time call `handle_timeout`, which
+//!    returns an event, or `None`, and go on with 2.
+//! 4. When [`Connection::is_closed`] (looked at after `poll_event`, `handle_timeout` and `transmit`): transmit once more,
+//!    write what is in the output, close the socket.
+//!
+//! # Streams
+//!
+//! A stream is over for its owner when it has seen `end_stream` (or [`Event::Reset`]) from the peer and [`Sent::end`]
+//! for its own side, or when it has called [`Connection::reset`] with a code other than NO_ERROR. Header blocks are encoded, and ids
+//! given, when `transmit` comes to them: a stream that is reset before leaves no trace.
+
+mod event;
+mod flow;
+mod goaway;
+mod limits;
+mod output;
+mod pacing;
+mod ping;
+mod preface;
+mod recv;
+mod send;
+mod settings;
+mod streams;
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+
+use self::flow::{RecvWindow, SendWindow};
+use self::goaway::GoAway;
+use self::limits::Account;
+use self::pacing::Pacer;
+use self::ping::Pings;
+use self::preface::Expect;
+use self::recv::Inbound;
+use self::send::Control;
+use self::settings::Unacknowledged;
+use self::streams::{Item, Streams};
+use crate::Time;
+use crate::frame::{DEFAULT_WINDOW, ErrorCode, MAX_WINDOW, StreamId};
+use crate::hpack::{Decoder, Encoder, Fields, HeaderList};
+
+pub use self::event::{By, Cause, CloseReason, Event, HeadersKind, Sent};
+pub use self::limits::{Limit, Limits, Rule};
+pub use self::output::{Output, REFERENCE_FROM};
+pub use self::ping::PingKind;
+pub use self::settings::{Config, PeerSettings, ResetPacing};
+pub use self::streams::{Outcome, State, StreamEvent, StreamKey};
+
+/// The owner's name for a stream.
+pub type Tag = u32;
+
+/// Which end we are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    Server,
+    Client,
+}
+
+/// Why a stream cannot be opened now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    #[error("the peer's SETTINGS have not come yet")]
+    NotReady,
+    #[error("the peer takes no more streams at once: wait for Event::Capacity, or use another connection")]
+    Full,
+    #[error("the connection is going away: use another one")]
+    GoingAway,
+    #[error("the stream ids have run out: use another connection")]
+    NoMoreIds,
+    #[error("the connection is closed, or we are its server")]
+    Closed,
+}
+
+/// One HTTP/2 connection: see the module's documentation for the order of calls.
+#[derive(Debug)]
+pub struct Connection {
+    role: Role,
+    config: Rc<Config>,
+    closed: bool,
+    /// What the owner was not told yet; mostly empty.
+    events: VecDeque<Event>,
+    inbound: Inbound,
+    expect: Expect,
+    decoder: Decoder,
+    encoder: Encoder,
+    streams: Streams,
+    /// The largest id that the peer has used (server), or that we have (client).
+    last_id: StreamId,
+    peer: PeerSettings,
+    unacknowledged: Unacknowledged,
+    /// SETTINGS_INITIAL_WINDOW_SIZE as the peer knows it, and as we said it last.
+    initial_window: u32,
+    announced_window: u32,
+    send_window: SendWindow,
+    recv_window: RecvWindow,
+    /// Connection credit is kept back: the agent is short of memory.
+    credit_held: bool,
+    withheld: u32,
+    /// DATA bytes ever received.
+    received: u64,
+    control: VecDeque<Control>,
+    pings: Pings,
+    goaway: GoAway,
+    account: Account,
+    refused: u64,
+    pacer: Pacer,
+    /// The output was full when `transmit` last ended, so what is queued now has to wait.
+    backlogged: bool,
+    /// The owner found no capacity since [`Event::Capacity`].
+    wants_capacity: bool,
+}
+
+// ---- Making one, and getters ----
+impl Connection {
+    /// A connection of which nothing has been read or written. Its preface and SETTINGS leave with the first transmit.
+    pub fn new(role: Role, config: Rc<Config>) -> Self {
+        let server = role == Role::Server;
+        let mut recv_window = RecvWindow::new(DEFAULT_WINDOW);
+        recv_window.enlarge(config.connection_window);
+        let mut unacknowledged = Unacknowledged::default();
+        unacknowledged.push(settings::Sent::First);
+        Self {
+            role,
+            closed: false,
+            events: VecDeque::new(),
+            inbound: Inbound::default(),
+            expect: if server {
+                Expect::Magic(0)
+            } else {
+                Expect::Settings
+            },
+            // Until the peer acknowledges our SETTINGS, it may use what the RFC gives it.
+            decoder: Decoder::new(config.header_table_size.max(crate::hpack::DEFAULT_TABLE_SIZE)),
+            encoder: Encoder::new(),
+            streams: Streams::new(),
+            last_id: StreamId::CONNECTION,
+            peer: PeerSettings::default(),
+            unacknowledged,
+            initial_window: DEFAULT_WINDOW,
+            announced_window: config.initial_window,
+            send_window: SendWindow::new(DEFAULT_WINDOW),
+            recv_window,
+            credit_held: false,
+            withheld: 0,
+            received: 0,
+            control: VecDeque::from([Control::Preface]),
+            pings: Pings::default(),
+            goaway: GoAway::default(),
+            account: Account::new(),
+            refused: 0,
+            pacer: Pacer::new(config.reset_pacing),
+            backlogged: false,
+            wants_capacity: false,
+            config,
+        }
+    }
+
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    /// Nothing more will be received, and nothing sent but what the next transmit yields: then close the socket.
+    pub fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// The peer's first SETTINGS have come.
+    pub fn is_ready(&self) -> bool {
+        self.expect == Expect::Nothing && !self.closed
+    }
+
+    /// Streams that live, queued ones included.
+    pub fn streams(&self) -> usize {
+        self.streams.len()
+    }
+
+    /// The keys and tags of all streams.
+    pub fn tags(&self) -> impl Iterator<Item = (StreamKey, Tag)> + '_ {
+        self.streams.iter().map(|(key, stream)| (key, stream.tag))
+    }
+
+    pub fn tag(&self, stream: StreamKey) -> Option<Tag> {
+        self.streams.get(stream).map(|stream| stream.tag)
+    }
+
+    /// The number that the stream has on the wire; `None` before its HEADERS are encoded.
+    pub fn stream_id(&self, stream: StreamKey) -> Option<StreamId> {
+        self.streams
+            .get(stream)
+            .filter(|stream| stream.has_id())
+            .map(|stream| stream.id)
+    }
+
+    /// What the peer's SETTINGS say.
+    pub fn peer_settings(&self) -> &PeerSettings {
+        &self.peer
+    }
+
+    /// Whether [`Self::open`] would succeed.
+    pub fn can_open(&self) -> bool {
+        self.check_open().is_ok()
+    }
+
+    /// How many more streams may be opened now.
+    pub fn capacity(&self) -> usize {
+        if self.can_open() {
+            (self.peer.max_concurrent_streams as usize).saturating_sub(self.streams.len())
+        } else {
+            0
+        }
+    }
+
+    /// The peer sent GOAWAY, or we did: no new streams.
+    pub fn is_going_away(&self) -> bool {
+        self.goaway.is_going_away()
+    }
+
+    /// The connection's send window, in bytes: where it is 0 and streams wait, another connection may help.
+    pub fn send_window(&self) -> u32 {
+        self.send_window.available()
+    }
+
+    /// Streams that wait for the connection's send window.
+    pub fn blocked_streams(&self) -> usize {
+        self.streams.blocked.len()
+    }
+
+    /// Whether a byte of the stream's HEADERS was handed to the socket: then the peer may have seen it. `output` is this
+    /// connection's own.
+    pub fn has_left(&self, stream: StreamKey, output: &Output) -> bool {
+        self.streams.get(stream).is_some_and(|stream| {
+            stream.has_id() && (self.role == Role::Server || output.written() > stream.headers_span.0)
+        })
+    }
+
+    /// The stream's receive window: its size in bytes.
+    pub fn stream_window(&self, stream: StreamKey) -> Option<u32> {
+        self.streams.get(stream).map(|stream| stream.recv.target())
+    }
+
+    /// The connection's receive window: its size in bytes.
+    pub fn connection_window(&self) -> u32 {
+        self.recv_window.target()
+    }
+
+    /// DATA bytes ever received.
+    pub fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// Streams that were refused because the peer opened more than it may.
+    pub fn refused(&self) -> u64 {
+        self.refused
+    }
+
+    /// What the peer may send us and has not, on the connection and on one stream; for tests of the accounting.
+    pub fn windows(&self, stream: Option<StreamKey>) -> Windows {
+        let stream = stream.and_then(|key| self.streams.get(key));
+        let recv = stream.map_or(self.recv_window, |stream| stream.recv);
+        Windows {
+            send: stream.map_or(self.send_window, |stream| stream.send).size(),
+            recv: recv.available(),
+            held: recv.held(),
+            target: recv.target(),
+        }
+    }
+}
+
+/// A flow-control account, for tests and diagnosis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Windows {
+    /// What we may send; below zero after SETTINGS took it back.
+    pub send: i64,
+    /// What the peer may send before it hears from us.
+    pub recv: i64,
+    /// Received and not released.
+    pub held: i64,
+    /// The receive window's size.
+    pub target: u32,
+}
+
+// ---- Input ----
+impl Connection {
+    /// Reads the peer's bytes up to the next event. `None`: everything in `input` was used but for an unfinished frame.
+    /// An error of the peer's is an event as well ([`Event::Reset`], [`Event::Closed`]).
+    pub fn poll_event(&mut self, now: Time, input: &mut BytesMut, fields: &mut Fields) -> Option<Event> {
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return Some(event);
+            }
+            if self.closed {
+                input.clear();
+                return None;
+            }
+            match self.read(now, input, fields) {
+                Ok(recv::Progress::Event(event)) => return Some(event),
+                Ok(recv::Progress::More) => {}
+                Ok(recv::Progress::Starved) if self.events.is_empty() && !self.check_drained() => {
+                    return None;
+                }
+                Ok(recv::Progress::Starved) => {}
+                Err(fatal) => self.fail(fatal.code, fatal.reason, By::Peer),
+            }
+        }
+    }
+
+    /// The peer closed its side of the socket, or the socket failed. [`Event::Closed`] follows from `poll_event`.
+    pub fn handle_eof(&mut self) {
+        if !self.closed {
+            self.control.clear();
+            self.end(ErrorCode::NO_ERROR, CloseReason::Eof, By::Peer);
+        }
+    }
+
+    /// The earliest time at which [`Self::handle_timeout`] has something to do.
+    pub fn poll_timeout(&self) -> Option<Time> {
+        if self.closed {
+            return None;
+        }
+        let resets = if self.streams.resets.is_empty() {
+            None
+        } else {
+            self.pacer.deadline()
+        };
+        [
+            self.inbound.deadline(&self.config.limits),
+            self.pings.deadline(),
+            resets,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// Time has passed. Call until it returns `None`.
+    pub fn handle_timeout(&mut self, now: Time) -> Option<Event> {
+        if let Some(event) = self.events.pop_front() {
+            return Some(event);
+        }
+        if self.closed {
+            return None;
+        }
+        if let Some(limit) = self.inbound.overdue(&self.config.limits, now) {
+            self.fail(ErrorCode::ENHANCE_YOUR_CALM, CloseReason::Limit(limit), By::Peer);
+        }
+        match self.pings.expire(now) {
+            Some(PingKind::Keepalive) => self.fail(ErrorCode::NO_ERROR, CloseReason::PingTimeout, By::Local),
+            Some(PingKind::Shutdown) => self.finish_shutdown(),
+            Some(PingKind::Bandwidth) | None => {}
+        }
+        self.pacer.wake(now);
+        self.events.pop_front()
+    }
+}
+
+// ---- Commands ----
+impl Connection {
+    /// Client role: a new stream that begins with `headers`, named `tag` in all its events.
+    pub fn open(
+        &mut self,
+        now: Time,
+        tag: Tag,
+        headers: Rc<HeaderList>,
+        end_stream: bool,
+    ) -> Result<StreamKey, OpenError> {
+        if let Err(error) = self.check_open() {
+            self.wants_capacity |= error == OpenError::Full;
+            return Err(error);
+        }
+        let key = self.streams.insert(
+            tag,
+            State::Idle,
+            self.peer.initial_window,
+            self.initial_window,
+            now,
+        );
+        let head = headers
+            .find(crate::hpack::FieldKind::Method)
+            .is_some_and(|method| method.value() == b"HEAD");
+        if let Some(stream) = self.streams.get_mut(key) {
+            stream.bodiless = head;
+            stream.queue.push_back(Item::Headers(headers));
+            stream.end_queued = end_stream;
+        }
+        self.streams.schedule(key);
+        Ok(key)
+    }
+
+    /// Names a stream of the peer.
+    pub fn set_tag(&mut self, stream: StreamKey, tag: Tag) {
+        if let Some(stream) = self.streams.get_mut(stream) {
+            stream.tag = tag;
+        }
+    }
+
+    /// Queues a header section: 1xx, the response, or trailers. After `end_stream` nothing more is taken.
+    pub fn send_headers(&mut self, stream: StreamKey, headers: Rc<HeaderList>, end_stream: bool) {
+        let Some(target) = self.sendable(stream) else {
+            return;
+        };
+        target.queue.push_back(Item::Headers(headers));
+        target.end_queued = end_stream;
+        self.streams.schedule(stream);
+    }
+
+    /// Queues data. An empty chunk with `end_stream` ends the stream.
+    pub fn send_data(&mut self, stream: StreamKey, chunk: Bytes, end_stream: bool) {
+        let backlogged = self.backlogged;
+        let Some(target) = self.sendable(stream) else {
+            return;
+        };
+        if !chunk.is_empty() {
+            target.push_data(chunk, backlogged);
+        }
+        target.end_queued = end_stream;
+        self.streams.schedule(stream);
+    }
+
+    /// Ends the stream at once; what is queued for it is dropped, and nothing more is told of it. With NO_ERROR
+    /// (RFC 9113 §8.1) what is queued leaves first, and [`Sent::end`] comes.
+    ///
+    /// A stream whose HEADERS were not encoded yet leaves no trace. Client role: RST_STREAM leaves in another write than
+    /// the stream's HEADERS, and paced ([`ResetPacing`]).
+    pub fn reset(&mut self, stream: StreamKey, code: ErrorCode) {
+        let Some(target) = self.streams.get_mut(stream) else {
+            return;
+        };
+        if target.reset.is_some() {
+            return;
+        }
+        if !target.has_id() {
+            self.streams.remove(stream, State::Idle);
+            self.offer_capacity();
+        } else if code == ErrorCode::NO_ERROR && target.has_work() {
+            target.reset = Some(code);
+        } else {
+            self.queue_reset(stream, code);
+        }
+    }
+
+    /// `n` bytes of the stream's DATA were passed on: the peer may send as many more.
+    pub fn release(&mut self, stream: StreamKey, n: u32) {
+        let Some(target) = self.streams.get_mut(stream) else {
+            return;
+        };
+        target.recv.credit(n);
+        if target.recv.is_due() && target.state.can_receive() && target.reset.is_none() {
+            self.streams.list_credit(stream);
+        }
+    }
+
+    /// Makes the stream's receive window `size` bytes large, if it is smaller.
+    pub fn grow_stream_window(&mut self, stream: StreamKey, size: u32) {
+        let Some(target) = self.streams.get_mut(stream) else {
+            return;
+        };
+        if size > target.recv.target() && target.state.can_receive() && target.reset.is_none() {
+            target.recv.enlarge(size);
+            self.streams.list_credit(stream);
+        }
+    }
+
+    /// Makes the connection's receive window `size` bytes large, if it is smaller.
+    pub fn grow_connection_window(&mut self, size: u32) {
+        self.recv_window.enlarge(size);
+    }
+
+    /// The receive window that new streams start with, and existing ones are moved by the difference. It holds when the
+    /// peer has acknowledged it (RFC 9113 §6.9.2).
+    pub fn set_initial_window(&mut self, size: u32) {
+        let size = size.min(MAX_WINDOW);
+        if size != self.announced_window && !self.closed {
+            self.announced_window = size;
+            self.control.push_back(Control::InitialWindow(size));
+        }
+    }
+
+    /// Keeps the connection's credit back from now on (budget pressure), or gives back all that was kept.
+    pub fn hold_connection_credit(&mut self, hold: bool) {
+        self.credit_held = hold;
+        if !hold {
+            self.recv_window.credit(std::mem::take(&mut self.withheld));
+        }
+    }
+
+    /// Queues a PING; false while one of this kind is under way. Its answer is [`Event::Pong`]. A keepalive PING that is
+    /// not answered within `patience` ends the connection.
+    pub fn ping(&mut self, now: Time, kind: PingKind, patience: Duration) -> bool {
+        if self.closed {
+            return false;
+        }
+        let Some(payload) = self.pings.start(kind, Some(now + patience)) else {
+            return false;
+        };
+        self.control.push_back(Control::Ping(payload));
+        true
+    }
+
+    /// Ends the connection when its streams have ended. A server says GOAWAY twice (RFC 9113 §6.8): that it will go,
+    /// then, a round trip later, which streams it took. A client opens no more streams.
+    pub fn shutdown(&mut self, now: Time) {
+        self.begin_shutdown(now);
+    }
+
+    /// Says GOAWAY at once: streams that the peer opens from here on are ignored. Those that live go on.
+    pub fn go_away(&mut self, code: ErrorCode, debug: &'static str) {
+        self.final_goaway(code, debug);
+    }
+
+    /// Ends the connection at once, with GOAWAY. [`Event::Closed`] follows.
+    pub fn close(&mut self, code: ErrorCode, debug: &'static str) {
+        let reason = if debug.is_empty() {
+            CloseReason::Local
+        } else {
+            CloseReason::Protocol(debug)
+        };
+        self.fail(code, reason, By::Local);
+    }
+
+    fn check_open(&self) -> Result<(), OpenError> {
+        if self.closed || self.role == Role::Server {
+            Err(OpenError::Closed)
+        } else if self.goaway.is_going_away() {
+            Err(OpenError::GoingAway)
+        } else if self.expect != Expect::Nothing {
+            Err(OpenError::NotReady)
+        } else if self.streams.opening.len() >= ids_left(self.last_id) {
+            Err(OpenError::NoMoreIds)
+        } else if self.streams.len() >= self.peer.max_concurrent_streams as usize {
+            Err(OpenError::Full)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn sendable(&mut self, stream: StreamKey) -> Option<&mut streams::Stream> {
+        let target = self.streams.get_mut(stream)?;
+        let open = target.state.can_send() || !target.has_id();
+        (open && !target.end_queued && target.reset.is_none()).then_some(target)
+    }
+
+    /// A stream has ended: tells an owner who found none that there is capacity.
+    fn offer_capacity(&mut self) {
+        if self.wants_capacity && self.can_open() {
+            self.wants_capacity = false;
+            self.events.push_back(Event::Capacity);
+        }
+    }
+}
+
+/// How many streams a client can still open after `last`.
+fn ids_left(last: StreamId) -> usize {
+    ((StreamId::MAX.get() - last.get()).div_ceil(2)) as usize
+}
+
+// ---- The end ----
+impl Connection {
+    /// A connection error (RFC 9113 §5.4.1): GOAWAY leaves with the next transmit, and nothing else does.
+    fn fail(&mut self, code: ErrorCode, reason: CloseReason, by: By) {
+        if self.closed {
+            return;
+        }
+        let last = if self.role == Role::Server {
+            self.last_id
+        } else {
+            StreamId::CONNECTION
+        };
+        self.control.clear();
+        self.control.push_back(Control::GoAway {
+            last,
+            code,
+            debug: reason.to_string(),
+        });
+        self.end(code, reason, by);
+    }
+
+    fn end(&mut self, code: ErrorCode, reason: CloseReason, by: By) {
+        self.closed = true;
+        self.streams.clear_work();
+        self.events.push_back(Event::Closed { code, reason, by });
+    }
+}

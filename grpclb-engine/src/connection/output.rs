@@ -1,0 +1,160 @@
+//! What waits to be written to one socket: small bytes gathered in one buffer, large payloads by reference.
+//!
+//! It belongs to the owner of the socket, not to the connection, and lives exactly as long as the socket: the connection
+//! compares positions in it with [`Output::written`], to know what the kernel has taken.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+
+use bytes::{Bytes, BytesMut};
+
+/// Payloads of at least this many bytes are referenced, smaller ones are copied: below it a copy costs less than one
+/// more slice of the write.
+pub const REFERENCE_FROM: usize = 4096;
+
+/// Memory that an empty queue keeps for its next use.
+const KEEP: usize = 4096;
+
+/// Bytes for one socket, in order. Not a pipe: whoever fills it asks for [`Output::room`] first.
+#[derive(Debug)]
+pub struct Output {
+    /// Finished pieces, the oldest first. The first has lost what was written of it.
+    pieces: VecDeque<Bytes>,
+    /// Where small bytes gather, after all pieces.
+    tail: BytesMut,
+    /// Bytes at the start of `tail` that were written.
+    tail_written: usize,
+    len: usize,
+    bound: usize,
+    written: u64,
+}
+
+impl Output {
+    /// The default bound of [`Output::new`]: 256 KiB.
+    pub const BOUND: usize = 256 << 10;
+
+    /// An empty queue that asks to be filled up to about `bound` bytes.
+    pub fn new(bound: usize) -> Self {
+        Self {
+            pieces: VecDeque::new(),
+            tail: BytesMut::new(),
+            tail_written: 0,
+            len: 0,
+            bound,
+            written: 0,
+        }
+    }
+
+    /// Bytes that wait.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Bytes until the bound.
+    pub fn room(&self) -> usize {
+        self.bound.saturating_sub(self.len)
+    }
+
+    /// Bytes ever written to the socket: the sum of all [`Output::advance`].
+    pub fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// The position of the next byte: [`Output::written`] and what waits.
+    pub fn position(&self) -> u64 {
+        self.written + self.len as u64
+    }
+
+    /// Appends what `write` appends to the buffer that it is given. It must not take anything away.
+    pub fn write<R>(&mut self, write: impl FnOnce(&mut BytesMut) -> R) -> R {
+        let before = self.tail.len();
+        let result = write(&mut self.tail);
+        self.len += self.tail.len() - before;
+        result
+    }
+
+    /// Appends `chunk`, by reference when it is large.
+    pub fn push(&mut self, chunk: Bytes) {
+        self.len += chunk.len();
+        if chunk.len() < REFERENCE_FROM {
+            self.tail.extend_from_slice(&chunk);
+        } else {
+            self.finish_tail();
+            self.pieces.push_back(chunk);
+        }
+    }
+
+    /// Fills `slices` from the front of the queue; how many it filled.
+    pub fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        let tail = &self.tail[self.tail_written..];
+        let all = self
+            .pieces
+            .iter()
+            .map(|piece| &piece[..])
+            .chain((!tail.is_empty()).then_some(tail));
+        let mut filled = 0;
+        for (slot, piece) in slices.iter_mut().zip(all) {
+            *slot = IoSlice::new(piece);
+            filled += 1;
+        }
+        filled
+    }
+
+    /// The socket took the first `n` bytes; `n` is at most [`Output::len`].
+    pub fn advance(&mut self, n: usize) {
+        debug_assert!(n <= self.len, "a socket cannot take more than there is");
+        let mut left = n.min(self.len);
+        self.len -= left;
+        self.written += left as u64;
+        while let Some(piece) = self.pieces.front_mut() {
+            if left < piece.len() {
+                bytes::Buf::advance(piece, left);
+                return;
+            }
+            left -= piece.len();
+            self.pieces.pop_front();
+        }
+        self.tail_written += left;
+        if self.tail_written == self.tail.len() {
+            self.tail_written = 0;
+            self.reset_tail();
+        }
+    }
+
+    /// Drops all that waits: the socket is gone.
+    pub fn clear(&mut self) {
+        self.pieces.clear();
+        self.tail_written = 0;
+        self.len = 0;
+        self.reset_tail();
+    }
+
+    fn finish_tail(&mut self) {
+        let mut finished = self.tail.split();
+        bytes::Buf::advance(&mut finished, std::mem::take(&mut self.tail_written));
+        if !finished.is_empty() {
+            self.pieces.push_back(finished.freeze());
+        }
+    }
+
+    /// An idle connection keeps little.
+    fn reset_tail(&mut self) {
+        self.tail.clear();
+        if self.tail.capacity() > KEEP {
+            self.tail = BytesMut::new();
+        }
+        if self.pieces.capacity() > 64 {
+            self.pieces = VecDeque::new();
+        }
+    }
+}
+
+impl Default for Output {
+    fn default() -> Self {
+        Self::new(Self::BOUND)
+    }
+}

@@ -1,0 +1,478 @@
+//! From what is queued to bytes: control frames first, then credit, resets, new streams, and a DATA frame a turn for each
+//! stream that may send. Header blocks are encoded here and nowhere earlier, so the peer's HPACK table sees them in
+//! the order in which they leave.
+
+use bytes::{Bytes, BytesMut};
+
+use super::pacing::Verdict;
+use super::settings;
+use super::streams::{Item, Listed, Stream};
+use super::{Connection, Output, PingKind, REFERENCE_FROM, Role, Sent, State, StreamEvent, StreamKey};
+use crate::Time;
+use crate::connection::{Limit, recv::Fatal, streams::Outcome};
+use crate::frame::{self, ErrorCode, PREFACE, SettingId, StreamId};
+
+/// The largest DATA frame that we send, whatever the peer allows: one stream's turn.
+const MAX_DATA: u32 = 32 << 10;
+
+/// What small chunks are gathered in when they have to wait.
+const GATHER: usize = 4096;
+
+/// A frame that belongs to no turn of a stream.
+#[derive(Debug)]
+pub(super) enum Control {
+    /// A client's 24 bytes, and our first SETTINGS.
+    Preface,
+    SettingsAck,
+    InitialWindow(u32),
+    Ping([u8; 8]),
+    PingAck([u8; 8]),
+    /// For a stream that is not kept any more.
+    Reset(StreamId, ErrorCode),
+    GoAway {
+        last: StreamId,
+        code: ErrorCode,
+        debug: String,
+    },
+}
+
+impl Stream {
+    /// Queues a chunk. Small ones that will have to wait are copied together: each may hold on to a large read buffer.
+    pub(super) fn push_data(&mut self, chunk: Bytes, backlogged: bool) {
+        let waits = backlogged || !self.has_id() || self.queue.len() >= 4 || self.send.available() == 0;
+        if waits && chunk.len() < REFERENCE_FROM {
+            gather(&mut self.queue, &chunk);
+        } else {
+            self.queue.push_back(Item::Data(chunk));
+        }
+    }
+
+    /// The stream has to wait: copies its small chunks together.
+    fn compact(&mut self) {
+        if !self
+            .queue
+            .iter()
+            .any(|item| matches!(item, Item::Data(chunk) if chunk.len() < REFERENCE_FROM))
+        {
+            return;
+        }
+        for item in std::mem::take(&mut self.queue) {
+            match item {
+                Item::Data(chunk) if chunk.len() < REFERENCE_FROM => gather(&mut self.queue, &chunk),
+                other => self.queue.push_back(other),
+            }
+        }
+    }
+}
+
+fn gather(queue: &mut std::collections::VecDeque<Item>, chunk: &[u8]) {
+    match queue.back_mut() {
+        Some(Item::Gathered(gathered)) if gathered.len() + chunk.len() <= GATHER => {
+            gathered.extend_from_slice(chunk)
+        }
+        _ => queue.push_back(Item::Gathered(BytesMut::from(chunk))),
+    }
+}
+
+impl Connection {
+    /// Whether [`Self::transmit`] has something to move, given an output with room.
+    pub fn wants_transmit(&self) -> bool {
+        !self.control.is_empty()
+            || !self.closed
+                && (!self.streams.ready.is_empty()
+                    || !self.streams.credits.is_empty()
+                    || self.recv_window.is_due()
+                    || self.may_open()
+                    || (!self.streams.resets.is_empty() && self.may_reset()))
+    }
+
+    /// Moves what may leave now to `output`, up to its bound, and notes in `sent` how many DATA bytes of which stream
+    /// left and which streams ended. `output` is this connection's own, always the same.
+    pub fn transmit(&mut self, now: Time, output: &mut Output, sent: &mut Vec<Sent>) {
+        self.write_control(now, output);
+        if self.closed {
+            return;
+        }
+        self.write_credit(output);
+        self.write_resets(now, output, sent);
+        self.open_streams();
+        while output.room() > 0 {
+            let Some(key) = self.streams.ready.pop() else {
+                break;
+            };
+            self.turn(key, now, output, sent);
+        }
+        self.note_backlog();
+        self.check_drained();
+    }
+
+    fn write_control(&mut self, now: Time, output: &mut Output) {
+        while output.room() > 0 || self.closed {
+            let Some(control) = self.control.pop_front() else {
+                break;
+            };
+            output.write(|out| match control {
+                Control::Preface => {
+                    let server = self.role == Role::Server;
+                    if !server {
+                        out.extend_from_slice(PREFACE);
+                    }
+                    frame::write_settings(out, &settings::first(&self.config, server));
+                }
+                Control::SettingsAck => frame::write_settings_ack(out),
+                Control::InitialWindow(size) => {
+                    self.unacknowledged.push(settings::Sent::InitialWindow(size));
+                    frame::write_settings(out, &[(SettingId::INITIAL_WINDOW_SIZE, size)]);
+                }
+                Control::Ping(payload) => {
+                    self.pings.sent(payload, now, self.received);
+                    frame::write_ping(out, false, payload);
+                }
+                Control::PingAck(payload) => frame::write_ping(out, true, payload),
+                Control::Reset(stream, code) => frame::write_rst_stream(out, stream, code),
+                Control::GoAway { last, code, debug } => {
+                    frame::write_goaway(out, last, code, debug.as_bytes())
+                }
+            });
+        }
+    }
+
+    /// WINDOW_UPDATEs, for the connection and for streams.
+    fn write_credit(&mut self, output: &mut Output) {
+        if self.recv_window.is_due()
+            && let Some(increment) = self.recv_window.take()
+        {
+            output.write(|out| frame::write_window_update(out, StreamId::CONNECTION, increment));
+        }
+        while output.room() > 0 {
+            let Some(key) = self.streams.credits.pop() else {
+                break;
+            };
+            let Some(stream) = self.streams.get_mut(key) else {
+                continue;
+            };
+            stream.credit_listed = false;
+            if !stream.has_id() {
+                // Its window is announced when it has an id: see `encode_headers`.
+                continue;
+            }
+            if stream.state.can_receive()
+                && stream.reset.is_none()
+                && let Some(increment) = stream.recv.take()
+            {
+                let id = stream.id;
+                output.write(|out| frame::write_window_update(out, id, increment));
+            }
+        }
+    }
+
+    fn may_reset(&self) -> bool {
+        self.role == Role::Server || self.pacer.may_try()
+    }
+
+    fn write_resets(&mut self, now: Time, output: &mut Output, sent: &mut Vec<Sent>) {
+        self.pacer.wake(now);
+        for _ in 0..self.streams.resets.len() {
+            if output.room() == 0 || !self.may_reset() {
+                break;
+            }
+            let Some(key) = self.streams.resets.pop_front() else {
+                break;
+            };
+            let Some(stream) = self.streams.get(key) else {
+                continue;
+            };
+            let verdict = match self.role {
+                Role::Server => Verdict::Go,
+                Role::Client if output.written() < stream.headers_span.1 => {
+                    self.pacer.not_written(now);
+                    Verdict::Later
+                }
+                Role::Client => self.pacer.ask(now, stream.answered, stream.opened),
+            };
+            let (id, tag) = (stream.id, stream.tag);
+            match verdict {
+                Verdict::Go => {
+                    let code = stream.reset.unwrap_or(ErrorCode::CANCEL);
+                    output.write(|out| frame::write_rst_stream(out, id, code));
+                    if code == ErrorCode::NO_ERROR {
+                        sent.push(Sent {
+                            tag,
+                            bytes: 0,
+                            end: true,
+                        });
+                    }
+                    self.streams.remove(key, State::ResetByUs);
+                    self.offer_capacity();
+                }
+                Verdict::Later => self.streams.resets.push_back(key),
+                Verdict::Stop => {
+                    self.streams.resets.push_front(key);
+                    break;
+                }
+            }
+        }
+        if self.role == Role::Client && self.pacer.start_barrier() {
+            self.unacknowledged.push(settings::Sent::Barrier);
+            output.write(|out| frame::write_settings(out, &[]));
+        }
+    }
+
+    /// Drops what is queued for the stream and queues its RST_STREAM.
+    pub(super) fn queue_reset(&mut self, key: StreamKey, code: ErrorCode) {
+        let Some(stream) = self.streams.get_mut(key) else {
+            return;
+        };
+        if let Outcome::To(state) = stream.state.on(StreamEvent::SendReset) {
+            stream.state = state;
+            stream.queue.clear();
+            stream.reset = Some(code);
+            self.streams.resets.push_back(key);
+        }
+    }
+
+    /// A frame that the peer made us owe: bounded, for a peer that does not read.
+    pub(super) fn owe(&mut self, control: Control) -> Result<(), Fatal> {
+        if self.control.len() >= self.config.limits.control_queue {
+            return Err(Fatal::limit(Limit::ControlQueue));
+        }
+        self.control.push_back(control);
+        Ok(())
+    }
+
+    fn may_open(&self) -> bool {
+        !self.streams.opening.is_empty()
+            && !self.goaway.is_going_away()
+            && self.streams.active() < self.peer.max_concurrent_streams as usize
+    }
+
+    /// Gives ids to streams that wait for one, as far as the peer allows; they then take their turn.
+    fn open_streams(&mut self) {
+        while self.may_open() {
+            let Some(key) = self.streams.opening.pop() else {
+                break;
+            };
+            let Some(stream) = self.streams.get_mut(key) else {
+                continue;
+            };
+            stream.listed = Listed::No;
+            let id = if self.last_id.is_connection() {
+                Some(StreamId::new(1))
+            } else {
+                self.last_id.next()
+            };
+            // `check_open` counts the ids, so there is one.
+            let Some(id) = id else { break };
+            self.last_id = id;
+            self.streams.assign_id(key, id);
+            self.streams.schedule(key);
+        }
+    }
+
+    /// One stream's turn: its header sections, and one DATA frame.
+    fn turn(&mut self, key: StreamKey, now: Time, output: &mut Output, sent: &mut Vec<Sent>) {
+        let Some(stream) = self.streams.get_mut(key) else {
+            return;
+        };
+        stream.listed = Listed::No;
+        let tag = stream.tag;
+        let mut bytes = 0;
+        loop {
+            let Some(stream) = self.streams.get_mut(key) else {
+                break;
+            };
+            match stream.queue.front() {
+                Some(Item::Headers(_)) => self.encode_headers(key, now, output),
+                Some(_) if bytes > 0 => {
+                    self.streams.schedule(key);
+                    break;
+                }
+                Some(_) => {
+                    bytes = self.write_data(key, output);
+                    if bytes == 0 {
+                        break;
+                    }
+                }
+                None if stream.end_queued && stream.state.can_send() => {
+                    let id = stream.id;
+                    output.write(|out| frame::write_data_header(out, id, 0, true));
+                    self.sent_end(key);
+                }
+                None => break,
+            }
+        }
+        let end = self
+            .streams
+            .get(key)
+            .is_none_or(|stream| !stream.state.can_send() && stream.state != State::ResetByUs);
+        if bytes > 0 || end {
+            sent.push(Sent { tag, bytes, end });
+        }
+        self.finish_reset(key);
+        if end {
+            self.close_if_ended(key);
+        }
+    }
+
+    fn encode_headers(&mut self, key: StreamKey, now: Time, output: &mut Output) {
+        let Some(stream) = self.streams.get_mut(key) else {
+            return;
+        };
+        let Some(Item::Headers(headers)) = stream.queue.pop_front() else {
+            return;
+        };
+        let end_stream = stream.end_queued && stream.queue.is_empty();
+        let (id, first) = (stream.id, stream.state == State::Idle);
+        let start = output.position();
+        let Self { encoder, peer, .. } = self;
+        output.write(|out| {
+            frame::write_headers(out, id, end_stream, peer.max_frame_size, |block| {
+                encoder.encode(&headers, block)
+            });
+        });
+        if first {
+            stream.opened = now;
+            stream.headers_span = (start, output.position());
+            if let Outcome::To(state) = stream.state.on(StreamEvent::SendHeaders) {
+                stream.state = state;
+            }
+            if let Some(increment) = stream.recv.take() {
+                output.write(|out| frame::write_window_update(out, id, increment));
+            }
+        } else if self.role == Role::Server && !is_informational(&headers) {
+            stream.answered = true;
+        }
+        if end_stream {
+            self.sent_end(key);
+        }
+    }
+
+    /// Writes one DATA frame from the front of the stream's queue, as long as windows and frame size allow; its length.
+    /// Zero: a window is used up, and the stream waits for it.
+    fn write_data(&mut self, key: StreamKey, output: &mut Output) -> u32 {
+        let Some(stream) = self.streams.get_mut(key) else {
+            return 0;
+        };
+        let most = self
+            .peer
+            .max_frame_size
+            .min(MAX_DATA)
+            .min(stream.send.available());
+        if most == 0 {
+            // `recv` schedules the stream again when its window grows.
+            stream.compact();
+            return 0;
+        }
+        let most = most.min(self.send_window.available());
+        if most == 0 {
+            stream.compact();
+            self.streams.block(key);
+            return 0;
+        }
+        let (mut len, mut whole) = (0, 0);
+        for item in &stream.queue {
+            let next = match item {
+                Item::Headers(_) => break,
+                Item::Data(chunk) => chunk.len(),
+                Item::Gathered(chunk) => chunk.len(),
+            };
+            if len + next > most as usize {
+                len = most as usize;
+                break;
+            }
+            len += next;
+            whole += 1;
+        }
+        let end_stream = stream.end_queued && whole == stream.queue.len();
+        let id = stream.id;
+        output.write(|out| frame::write_data_header(out, id, len as u32, end_stream));
+        let mut left = len;
+        for _ in 0..whole {
+            match stream.queue.pop_front() {
+                Some(Item::Data(chunk)) => {
+                    left -= chunk.len();
+                    output.push(chunk);
+                }
+                Some(Item::Gathered(chunk)) => {
+                    left -= chunk.len();
+                    output.push(chunk.freeze());
+                }
+                _ => {}
+            }
+        }
+        if left > 0 {
+            match stream.queue.front_mut() {
+                Some(Item::Data(chunk)) => output.push(chunk.split_to(left)),
+                Some(Item::Gathered(chunk)) => output.push(chunk.split_to(left).freeze()),
+                _ => {}
+            }
+        }
+        let len = len as u32;
+        stream.send.consume(len);
+        self.send_window.consume(len);
+        self.account.earn_data();
+        if end_stream {
+            self.sent_end(key);
+        }
+        len
+    }
+
+    /// END_STREAM has left.
+    fn sent_end(&mut self, key: StreamKey) {
+        let Some(stream) = self.streams.get_mut(key) else {
+            return;
+        };
+        if let Outcome::To(state) = stream.state.on(StreamEvent::SendEndStream) {
+            stream.state = state;
+        }
+    }
+
+    /// A reset that waited for what was queued (NO_ERROR) is due now.
+    fn finish_reset(&mut self, key: StreamKey) {
+        if let Some(stream) = self.streams.get(key)
+            && let Some(code) = stream.reset
+            && stream.state.is_active()
+            && !stream.has_work()
+        {
+            self.queue_reset(key, code);
+        }
+    }
+
+    /// Forgets the stream when both ends have ended it.
+    pub(super) fn close_if_ended(&mut self, key: StreamKey) {
+        if self
+            .streams
+            .get(key)
+            .is_some_and(|stream| stream.state == State::Ended)
+        {
+            self.streams.remove(key, State::Ended);
+            self.account.earn_stream();
+            self.offer_capacity();
+        }
+    }
+
+    /// Streams that are left over because the output is full will wait: their small chunks are copied, once.
+    fn note_backlog(&mut self) {
+        let backlogged = !self.streams.ready.is_empty();
+        if backlogged && !self.backlogged {
+            let waiting: Vec<_> = self.streams.ready.iter().collect();
+            for key in waiting {
+                if let Some(stream) = self.streams.get_mut(key) {
+                    stream.compact();
+                }
+            }
+        }
+        self.backlogged = backlogged;
+    }
+
+    /// The PING that waits longest is of this kind: used by tests of keepalive.
+    pub fn is_pinging(&self, kind: PingKind) -> bool {
+        self.pings.is_waiting(kind)
+    }
+}
+
+fn is_informational(headers: &crate::hpack::HeaderList) -> bool {
+    headers
+        .find(crate::hpack::FieldKind::Status)
+        .is_some_and(|status| status.value().first() == Some(&b'1'))
+}
