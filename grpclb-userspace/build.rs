@@ -14,16 +14,23 @@ fn main() -> io::Result<()> {
     let bytes = match fs::read(&object) {
         Ok(bytes) => bytes,
         Err(error) => {
-            println!("cargo:warning=no kernel programs at {} ({error}): run cargo xtask build-ebpf", object.display());
+            println!(
+                "cargo:warning=no kernel programs at {} ({error}): run cargo xtask build-ebpf",
+                object.display()
+            );
             Vec::new()
         }
     };
-    let out = env::var_os("OUT_DIR").map(PathBuf::from).ok_or_else(|| io::Error::other("cargo sets OUT_DIR"))?;
+    let out = env::var_os("OUT_DIR")
+        .map(PathBuf::from)
+        .ok_or_else(|| io::Error::other("cargo sets OUT_DIR"))?;
     fs::write(out.join("grpclb.bpf.o"), bytes)
 }
 
 /// Where the xtask puts it, whatever the target directory of this build is.
 fn default_object() -> PathBuf {
     let here = env::var_os("CARGO_MANIFEST_DIR").map_or_else(PathBuf::new, PathBuf::from);
-    here.parent().unwrap_or(Path::new(".")).join("target/bpf/grpclb.bpf.o")
+    here.parent()
+        .unwrap_or(Path::new("."))
+        .join("target/bpf/grpclb.bpf.o")
 }

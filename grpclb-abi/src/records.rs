@@ -55,8 +55,8 @@ pub mod pod_flags {
     pub const ACCELERATE: u16 = 1 << 1;
 }
 
-/// What a client dials.
-#[repr(C)]
+/// What a client dials. Aligned to words, so that the kernel programs write the address in four stores.
+#[repr(C, align(4))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ServiceKey {
     pub address: Address,

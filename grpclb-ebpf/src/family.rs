@@ -47,15 +47,7 @@ impl Family for V4 {
 impl Family for V6 {
     #[inline(always)]
     unsafe fn address(ctx: *mut bpf_sock_addr) -> Address {
-        let words = unsafe { &raw const (*ctx).user_ip6 }.cast::<u32>();
-        join(unsafe {
-            [
-                words.read_volatile(),
-                words.add(1).read_volatile(),
-                words.add(2).read_volatile(),
-                words.add(3).read_volatile(),
-            ]
-        })
+        unsafe { read((&raw const (*ctx).user_ip6).cast()) }
     }
 
     #[inline(always)]
@@ -72,15 +64,7 @@ impl Family for V6 {
 
     #[inline(always)]
     unsafe fn peer(sk: *mut bpf_sock) -> Address {
-        let words = unsafe { &raw const (*sk).dst_ip6 }.cast::<u32>();
-        join(unsafe {
-            [
-                words.read_volatile(),
-                words.add(1).read_volatile(),
-                words.add(2).read_volatile(),
-                words.add(3).read_volatile(),
-            ]
-        })
+        unsafe { read((&raw const (*sk).dst_ip6).cast()) }
     }
 }
 
@@ -112,18 +96,65 @@ pub unsafe fn peer_port(sk: *mut bpf_sock) -> u16 {
 /// Four words in network order, as an address.
 #[inline(always)]
 pub fn join(words: [u32; 4]) -> Address {
-    let [a, b, c, d] = words.map(u32::to_ne_bytes);
-    [a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3]]
+    // SAFETY: both are 16 bytes without padding, of which every pattern is valid. Byte by byte costs a hundred
+    // instructions.
+    unsafe { core::mem::transmute::<[u32; 4], Address>(words) }
 }
 
 #[inline(always)]
-fn split(a: &Address) -> [u32; 4] {
-    [
-        u32::from_ne_bytes([a[0], a[1], a[2], a[3]]),
-        u32::from_ne_bytes([a[4], a[5], a[6], a[7]]),
-        u32::from_ne_bytes([a[8], a[9], a[10], a[11]]),
-        u32::from_ne_bytes([a[12], a[13], a[14], a[15]]),
-    ]
+fn split(address: &Address) -> [u32; 4] {
+    // SAFETY: as above.
+    unsafe { core::mem::transmute::<Address, [u32; 4]>(*address) }
+}
+
+/// This connection as the socket that an operation's context speaks of sees it; reads the fields of `bpf_sock_ops` and of
+/// `sk_msg_md`, which have the same names.
+///
+/// The IPv4 fields are read before the branch: read within it, the compiler would share one load between both families,
+/// with a computed place, which the verifier refuses.
+macro_rules! flow {
+    ($ctx:expr, $netns:expr) => {{
+        let ctx = $ctx;
+        // SAFETY: the context that the kernel gave; each field is read by itself.
+        unsafe {
+            let local4 = (&raw const (*ctx).local_ip4).read_volatile();
+            let remote4 = (&raw const (*ctx).remote_ip4).read_volatile();
+            let (local, remote) = if (&raw const (*ctx).family).read_volatile() == $crate::family::AF_INET6 {
+                let local = (&raw const (*ctx).local_ip6).cast::<u32>();
+                let remote = (&raw const (*ctx).remote_ip6).cast::<u32>();
+                ($crate::family::read(local), $crate::family::read(remote))
+            } else {
+                (mapped_ipv4(local4.to_ne_bytes()), mapped_ipv4(remote4.to_ne_bytes()))
+            };
+            Flow {
+                netns: $netns,
+                local,
+                remote,
+                local_port: (&raw const (*ctx).local_port).read_volatile() as u16,
+                // In network order, in the whole word.
+                remote_port: u32::from_be((&raw const (*ctx).remote_port).read_volatile()) as u16,
+                padding: 0,
+            }
+        }
+    }};
+}
+pub(crate) use flow;
+
+/// Four words of a context as an address.
+///
+/// # Safety
+/// `words` points to four words of a context that the kernel gave.
+#[inline(always)]
+pub unsafe fn read(words: *const u32) -> Address {
+    // SAFETY: the caller's promise.
+    unsafe {
+        join([
+            words.read_volatile(),
+            words.add(1).read_volatile(),
+            words.add(2).read_volatile(),
+            words.add(3).read_volatile(),
+        ])
+    }
 }
 
 /// Whether two addresses are the same, word by word: `==` on arrays would call memcmp, which the kernel has not.

@@ -8,10 +8,10 @@ use aya_ebpf::bindings::{BPF_F_INGRESS, sk_action::SK_PASS};
 use aya_ebpf::helpers::bpf_get_netns_cookie;
 use aya_ebpf::macros::sk_msg;
 use aya_ebpf::programs::SkMsgContext;
-use grpclb_abi::{Address, Counter, Flow, mapped_ipv4};
+use grpclb_abi::{Counter, Flow, mapped_ipv4};
 
 use crate::count::count;
-use crate::family::{AF_INET6, join};
+use crate::family;
 use crate::maps::SOCKETS;
 
 #[sk_msg]
@@ -29,25 +29,15 @@ pub fn grpclb_skmsg(ctx: SkMsgContext) -> u32 {
 /// The connection as the peer's socket sees it: its key in `SOCKETS`.
 #[inline(always)]
 fn other_end(ctx: &SkMsgContext) -> Flow {
-    let msg = ctx.msg;
-    // SAFETY: the context that the kernel gave; each field is read by itself.
-    let (local, remote): (Address, Address) = unsafe {
-        if (*msg).family == AF_INET6 {
-            (join((*msg).local_ip6), join((*msg).remote_ip6))
-        } else {
-            (mapped_ipv4((*msg).local_ip4.to_ne_bytes()), mapped_ipv4((*msg).remote_ip4.to_ne_bytes()))
-        }
-    };
-    // SAFETY: as above.
-    let (local_port, remote_port) = unsafe { ((*msg).local_port, (*msg).remote_port) };
+    // SAFETY: the context that the kernel gave.
+    let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
+    let own = family::flow!(ctx.msg, netns);
     Flow {
-        // SAFETY: as above.
-        netns: unsafe { bpf_get_netns_cookie(ctx.as_ptr()) },
-        local: remote,
-        remote: local,
-        // In network order, in the whole word.
-        local_port: u32::from_be(remote_port) as u16,
-        remote_port: local_port as u16,
+        netns,
+        local: own.remote,
+        remote: own.local,
+        local_port: own.remote_port,
+        remote_port: own.local_port,
         padding: 0,
     }
 }

@@ -15,7 +15,7 @@ use aya_ebpf::programs::SockOpsContext;
 use grpclb_abi::{Accepted, Counter, Flow, LOOPBACK_V6, mapped_ipv4, pod_flags};
 
 use crate::count::count;
-use crate::family::{AF_INET6, is_loopback, join, same};
+use crate::family::{self, is_loopback, same};
 use crate::maps::{ACCEPTED, FLOWS, PODS, SOCKETS, STEERED};
 use crate::storage;
 use crate::verdict::Verdict;
@@ -128,19 +128,7 @@ fn socket(ctx: &SockOpsContext) -> Option<*mut bpf_sock> {
 /// This connection as this socket sees it.
 #[inline(always)]
 fn flow(ctx: &SockOpsContext) -> Flow {
-    let (local, remote) = if ctx.family() == AF_INET6 {
-        (join(ctx.local_ip6()), join(ctx.remote_ip6()))
-    } else {
-        (mapped_ipv4(ctx.local_ip4().to_ne_bytes()), mapped_ipv4(ctx.remote_ip4().to_ne_bytes()))
-    };
-    Flow {
-        // SAFETY: the context that the kernel gave.
-        netns: unsafe { bpf_get_netns_cookie(ctx.as_ptr()) },
-        local,
-        remote,
-        local_port: ctx.local_port() as u16,
-        // In network order, in the whole word.
-        remote_port: u32::from_be(ctx.remote_port()) as u16,
-        padding: 0,
-    }
+    // SAFETY: the context that the kernel gave.
+    let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
+    family::flow!(ctx.ops, netns)
 }

@@ -37,13 +37,22 @@ impl Links {
                 Some(Program::CgroupSockAddr(program)) => {
                     let id = program.attach(&cgroup, mode).map_err(failed)?;
                     let link = program.take_link(id).map_err(failed)?;
-                    if is_connect(&step.hook) { links.connect.push((step.hook.name, link)) } else { links.names.push(link) }
+                    if is_connect(&step.hook) {
+                        links.connect.push((step.hook.name, link))
+                    } else {
+                        links.names.push(link)
+                    }
                 }
                 Some(Program::SockOps(program)) => {
                     let id = program.attach(&cgroup, mode).map_err(failed)?;
                     links.sock_ops.push(program.take_link(id).map_err(failed)?);
                 }
-                _ => return Err(Error::Load { what, reason: "it is no program of ours".into() }),
+                _ => {
+                    return Err(Error::Load {
+                        what,
+                        reason: "it is no program of ours".into(),
+                    });
+                }
             }
             links.steps.push(step.clone());
         }
@@ -65,10 +74,15 @@ impl Links {
     /// Each of our programs with its neighbours, as the kernel runs them now.
     pub(super) fn describe(&self, ebpf: &Ebpf) -> Vec<AttachedProgram> {
         let names = program_names();
-        let name = |id: &u32| names.get(id).map_or_else(|| format!("? ({id})"), |name| format!("{name} ({id})"));
+        let name = |id: &u32| {
+            names
+                .get(id)
+                .map_or_else(|| format!("? ({id})"), |name| format!("{name} ({id})"))
+        };
         let describe = |step: &Step| {
             let id = program_id(ebpf, step.hook.program)?;
-            let running = sys::query_cgroup(&File::open(&step.cgroup).ok()?, step.hook.attach_type, true).ok()?;
+            let running =
+                sys::query_cgroup(&File::open(&step.cgroup).ok()?, step.hook.attach_type, true).ok()?;
             let place = running.programs.iter().position(|other| *other == id);
             let (before, after) = match place {
                 Some(place) => (&running.programs[..place], &running.programs[place + 1..]),
@@ -102,7 +116,9 @@ pub(super) fn standing(target: &Path, root: &Path) -> Result<Vec<Standing>> {
             let query = match sys::query_cgroup(&file, hook.attach_type, false) {
                 Ok(query) => query,
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                    return Err(Error::NotPermitted { what: format!("query the programs of {}", path.display()) });
+                    return Err(Error::NotPermitted {
+                        what: format!("query the programs of {}", path.display()),
+                    });
                 }
                 // A hook that this kernel does not know holds nothing.
                 Err(_) => continue,
@@ -112,7 +128,12 @@ pub(super) fn standing(target: &Path, root: &Path) -> Result<Vec<Standing>> {
                 None => format!("? ({id})"),
             });
             let programs = programs.collect();
-            found.push(Standing { cgroup: path.clone(), hook: hook.name, flags: query.flags, programs });
+            found.push(Standing {
+                cgroup: path.clone(),
+                hook: hook.name,
+                flags: query.flags,
+                programs,
+            });
         }
     }
     Ok(found)
@@ -130,5 +151,8 @@ fn program_names() -> BTreeMap<u32, String> {
 }
 
 fn open(cgroup: &Path) -> Result<File> {
-    File::open(cgroup).map_err(|source| Error::Cgroup { path: cgroup.to_path_buf(), source })
+    File::open(cgroup).map_err(|source| Error::Cgroup {
+        path: cgroup.to_path_buf(),
+        source,
+    })
 }

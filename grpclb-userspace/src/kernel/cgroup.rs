@@ -53,18 +53,32 @@ pub(super) fn pods(root: &Path) -> Option<PathBuf> {
 
 /// `kubepods` (cgroupfs driver), `kubepods.slice` (systemd's), `…-kubepods.slice` (nested by systemd's rules).
 fn is_pods_cgroup(path: &Path) -> bool {
-    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let name = path
+        .file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or_default();
     name == "kubepods" || name == "kubepods.slice" || name.ends_with("-kubepods.slice")
 }
 
 fn children(cgroup: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = fs::read_dir(cgroup) else { return Vec::new() };
-    entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
+    let Ok(entries) = fs::read_dir(cgroup) else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path())
+        .collect()
 }
 
 /// The cgroups above this one, the nearest first, the root last.
 pub(super) fn ancestors(cgroup: &Path, root: &Path) -> Vec<PathBuf> {
-    cgroup.ancestors().skip(1).take_while(|path| path.starts_with(root)).map(Path::to_path_buf).collect()
+    cgroup
+        .ancestors()
+        .skip(1)
+        .take_while(|path| path.starts_with(root))
+        .map(Path::to_path_buf)
+        .collect()
 }
 
 /// The cgroup that this process is in; `None` if it cannot be seen from here (a cgroup namespace).
@@ -76,7 +90,10 @@ pub(super) fn own(root: &Path) -> Option<PathBuf> {
 }
 
 fn canonical(path: &Path) -> Result<PathBuf> {
-    fs::canonicalize(path).map_err(|source| Error::Cgroup { path: path.to_path_buf(), source })
+    fs::canonicalize(path).map_err(|source| Error::Cgroup {
+        path: path.to_path_buf(),
+        source,
+    })
 }
 
 #[cfg(test)]
@@ -95,10 +112,19 @@ mod tests {
 
     #[test]
     fn pods_cgroups_of_both_drivers_and_of_kind_are_known() {
-        for name in ["/r/kubepods", "/r/kubepods.slice", "/r/kubelet.slice/kubelet-kubepods.slice"] {
+        for name in [
+            "/r/kubepods",
+            "/r/kubepods.slice",
+            "/r/kubelet.slice/kubelet-kubepods.slice",
+        ] {
             assert!(is_pods_cgroup(Path::new(name)), "{name}");
         }
-        for name in ["/r/kubepods-besteffort.slice", "/r/kubepods-pod1234.slice", "/r/system.slice", "/r/mykubepods"] {
+        for name in [
+            "/r/kubepods-besteffort.slice",
+            "/r/kubepods-pod1234.slice",
+            "/r/system.slice",
+            "/r/mykubepods",
+        ] {
             assert!(!is_pods_cgroup(Path::new(name)), "{name}");
         }
     }
@@ -106,6 +132,9 @@ mod tests {
     #[test]
     fn ancestors_end_at_the_root_of_the_hierarchy() {
         let found = ancestors(Path::new("/sys/fs/cgroup/a/b"), Path::new("/sys/fs/cgroup"));
-        assert_eq!(found, [PathBuf::from("/sys/fs/cgroup/a"), PathBuf::from("/sys/fs/cgroup")]);
+        assert_eq!(
+            found,
+            [PathBuf::from("/sys/fs/cgroup/a"), PathBuf::from("/sys/fs/cgroup")]
+        );
     }
 }

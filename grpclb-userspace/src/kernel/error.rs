@@ -25,9 +25,15 @@ pub enum Error {
     InstanceAlive(String, PathBuf),
 
     #[error("pins at {path}: {what}: {source}", path = .path.display())]
-    Pins { path: PathBuf, what: &'static str, source: io::Error },
+    Pins {
+        path: PathBuf,
+        what: &'static str,
+        source: io::Error,
+    },
 
-    #[error("no cgroup v2 hierarchy is mounted: mount one (mount -t cgroup2 none /sys/fs/cgroup) or give --cgroup")]
+    #[error(
+        "no cgroup v2 hierarchy is mounted: mount one (mount -t cgroup2 none /sys/fs/cgroup) or give --cgroup"
+    )]
     NoCgroup2,
 
     #[error("cgroup {path}: {source}", path = .path.display())]
@@ -50,7 +56,11 @@ pub enum Error {
          below it would put it out of effect, so grpclb stays off; attach that program with BPF_F_ALLOW_MULTI or by a \
          link", cgroup = .cgroup.display()
     )]
-    WouldOverride { program: String, cgroup: PathBuf, hook: &'static str },
+    WouldOverride {
+        program: String,
+        cgroup: PathBuf,
+        hook: &'static str,
+    },
 
     #[error("the programs are attached to {cgroup}, but a connect of our own was not steered: {reason}", cgroup = .cgroup.display())]
     NotEffective { cgroup: PathBuf, reason: String },

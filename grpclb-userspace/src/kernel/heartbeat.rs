@@ -18,7 +18,10 @@ pub struct Heartbeat {
 
 impl Heartbeat {
     pub(super) fn new(map: Array<MapData, u64>) -> Self {
-        Self { map: Arc::new(Mutex::new(map)), warned: Arc::default() }
+        Self {
+            map: Arc::new(Mutex::new(map)),
+            warned: Arc::default(),
+        }
     }
 
     /// Worker `worker` (below [`grpclb_abi::MAX_WORKERS`]) lives. Failures are of no use to a worker: they are logged once,
@@ -33,7 +36,10 @@ impl Heartbeat {
     }
 
     pub(super) fn write(&self, index: u32, nanos: u64) -> Result<(), aya::maps::MapError> {
-        self.map.lock().unwrap_or_else(PoisonError::into_inner).set(index, nanos, 0)
+        self.map
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .set(index, nanos, 0)
     }
 }
 
@@ -45,6 +51,7 @@ impl fmt::Debug for Heartbeat {
 
 /// `CLOCK_MONOTONIC` in nanoseconds: what `bpf_ktime_get_ns` reads too.
 pub(super) fn now() -> u64 {
-    clock_gettime(ClockId::CLOCK_MONOTONIC)
-        .map_or(0, |time| time.tv_sec().cast_unsigned() * 1_000_000_000 + time.tv_nsec().cast_unsigned())
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |time| {
+        time.tv_sec().cast_unsigned() * 1_000_000_000 + time.tv_nsec().cast_unsigned()
+    })
 }

@@ -41,14 +41,18 @@ pub(super) struct Loaded {
 
 /// Loads `object`, with the maps pinned in the instance's directory.
 pub(super) fn load(options: &Options, object: &[u8], pins: &Pins) -> Result<Loaded> {
-    let paths: Vec<(&str, PathBuf)> =
-        map::PINS.iter().map(|(name, file)| (*name, pins.directory().join(file))).collect();
+    let paths: Vec<(&str, PathBuf)> = map::PINS
+        .iter()
+        .map(|(name, file)| (*name, pins.directory().join(file)))
+        .collect();
     let mut loader = EbpfLoader::new();
     for (name, path) in &paths {
         loader.map_pin_path(name, path.as_path());
     }
     loader.override_global(aya_log::LEVEL, &options.log_level, true);
-    let mut ebpf = loader.load(object).map_err(|error| refused("load the maps", &error))?;
+    let mut ebpf = loader
+        .load(object)
+        .map_err(|error| refused("load the maps", &error))?;
 
     let mut programs = Vec::new();
     let mut notes = Vec::new();
@@ -57,13 +61,22 @@ pub(super) fn load(options: &Options, object: &[u8], pins: &Pins) -> Result<Load
             Ok(()) => programs.push(name),
             Err(error) if is_permission(&error) => return Err(refused(&format!("load {name}"), &error)),
             Err(error) => {
-                tracing::debug!(program = name, error = chain(&error), "the kernel took no program");
+                tracing::debug!(
+                    program = name,
+                    error = chain(&error),
+                    "the kernel took no program"
+                );
                 notes.push(format!("the kernel took no {name}: {}", first_line(&error)));
             }
         }
     }
     let maps = maps(&mut ebpf, &options.instance)?;
-    Ok(Loaded { ebpf, maps, programs, notes })
+    Ok(Loaded {
+        ebpf,
+        maps,
+        programs,
+        notes,
+    })
 }
 
 fn load_program(ebpf: &mut Ebpf, name: &str) -> std::result::Result<(), ProgramError> {
@@ -77,8 +90,14 @@ fn load_program(ebpf: &mut Ebpf, name: &str) -> std::result::Result<(), ProgramE
 
 fn maps(ebpf: &mut Ebpf, instance: &str) -> Result<AllMaps> {
     let mut table: Array<MapData, Plain<abi::Instance>> = take(ebpf, map::INSTANCE)?;
-    let value = abi::Instance { abi_version: abi::ABI_VERSION, pid: std::process::id(), name: abi::text(instance) };
-    table.set(0, Plain(value), 0).map_err(|error| refused("write the instance's map", &error))?;
+    let value = abi::Instance {
+        abi_version: abi::ABI_VERSION,
+        pid: std::process::id(),
+        name: abi::text(instance),
+    };
+    table
+        .set(0, Plain(value), 0)
+        .map_err(|error| refused("write the instance's map", &error))?;
     let tables = Maps {
         pods: take(ebpf, map::PODS)?,
         services: take(ebpf, map::SERVICES)?,
@@ -86,13 +105,22 @@ fn maps(ebpf: &mut Ebpf, instance: &str) -> Result<AllMaps> {
         counters: take(ebpf, map::COUNTERS)?,
         sockets: take(ebpf, map::SOCKETS)?,
     };
-    Ok(AllMaps { tables, heartbeats: take(ebpf, map::HEARTBEATS)?, accepted: take(ebpf, map::ACCEPTED)? })
+    Ok(AllMaps {
+        tables,
+        heartbeats: take(ebpf, map::HEARTBEATS)?,
+        accepted: take(ebpf, map::ACCEPTED)?,
+    })
 }
 
 /// The map with this name, as this type; aya compares the sizes of keys and values.
 fn take<M: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> Result<M> {
-    let failed = |reason: String| Error::Load { what: format!("map {name}"), reason };
-    let map = ebpf.take_map(name).ok_or_else(|| failed("the object has none of this name".into()))?;
+    let failed = |reason: String| Error::Load {
+        what: format!("map {name}"),
+        reason,
+    };
+    let map = ebpf
+        .take_map(name)
+        .ok_or_else(|| failed("the object has none of this name".into()))?;
     M::try_from(map).map_err(|error| failed(chain(&error)))
 }
 
@@ -101,14 +129,18 @@ pub(super) fn refused(what: &str, error: &(dyn StdError + 'static)) -> Error {
     if is_permission(error) {
         Error::NotPermitted { what: what.into() }
     } else {
-        Error::Load { what: what.into(), reason: chain(error) }
+        Error::Load {
+            what: what.into(),
+            reason: chain(error),
+        }
     }
 }
 
+/// EPERM is a lack of rights; EACCES is the verifier, which refuses a program.
 fn is_permission(error: &(dyn StdError + 'static)) -> bool {
     causes(error)
         .filter_map(|error| error.downcast_ref::<io::Error>())
-        .any(|error| error.kind() == io::ErrorKind::PermissionDenied)
+        .any(|error| error.raw_os_error() == Some(nix::libc::EPERM))
 }
 
 fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
@@ -144,6 +176,8 @@ mod tests {
         let denied = Outer(io::Error::from_raw_os_error(nix::libc::EPERM));
         assert!(matches!(refused("load", &denied), Error::NotPermitted { .. }));
         let invalid = Outer(io::Error::from_raw_os_error(nix::libc::EINVAL));
-        assert!(matches!(refused("load", &invalid), Error::Load { reason, .. } if reason.starts_with("outer: ")));
+        assert!(
+            matches!(refused("load", &invalid), Error::Load { reason, .. } if reason.starts_with("outer: "))
+        );
     }
 }

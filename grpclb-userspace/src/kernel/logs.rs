@@ -22,12 +22,15 @@ pub(super) struct Logs {
 
 impl Logs {
     pub(super) fn start(ebpf: &mut Ebpf) -> Result<Self> {
-        let mut logger = EbpfLogger::init(ebpf).map_err(|error| refused("read the programs' logs", &error))?;
+        let mut logger =
+            EbpfLogger::init(ebpf).map_err(|error| refused("read the programs' logs", &error))?;
         let (stopped, stop) = pipe().map_err(|errno| failed(&errno.into()))?;
         let copy = move || {
             loop {
-                let mut ready =
-                    [PollFd::new(logger.as_fd(), PollFlags::POLLIN), PollFd::new(stopped.as_fd(), PollFlags::POLLIN)];
+                let mut ready = [
+                    PollFd::new(logger.as_fd(), PollFlags::POLLIN),
+                    PollFd::new(stopped.as_fd(), PollFlags::POLLIN),
+                ];
                 let polled = poll(&mut ready, PollTimeout::NONE);
                 if ready[1].any().unwrap_or(true) {
                     return;
@@ -37,8 +40,14 @@ impl Logs {
                 }
             }
         };
-        let thread = std::thread::Builder::new().name("kernel-logs".into()).spawn(copy).map_err(|error| failed(&error))?;
-        Ok(Self { stop: Some(stop), thread: Some(thread) })
+        let thread = std::thread::Builder::new()
+            .name("kernel-logs".into())
+            .spawn(copy)
+            .map_err(|error| failed(&error))?;
+        Ok(Self {
+            stop: Some(stop),
+            thread: Some(thread),
+        })
     }
 }
 
@@ -53,5 +62,8 @@ impl Drop for Logs {
 }
 
 fn failed(error: &io::Error) -> Error {
-    Error::Load { what: "the thread for the programs' logs".into(), reason: error.to_string() }
+    Error::Load {
+        what: "the thread for the programs' logs".into(),
+        reason: error.to_string(),
+    }
 }

@@ -115,7 +115,11 @@ impl Kernel {
         object::check_abi(object)?;
         let pins = Pins::create(&options.pin_root, &options.instance)?;
         let mut loaded = loader::load(options, object, &pins)?;
-        let logs = if options.log_level > 0 { Some(Logs::start(&mut loaded.ebpf)?) } else { None };
+        let logs = if options.log_level > 0 {
+            Some(Logs::start(&mut loaded.ebpf)?)
+        } else {
+            None
+        };
         Ok(Self {
             links: Links::default(),
             sk_msg: None,
@@ -126,7 +130,10 @@ impl Kernel {
             identify: Identify::new(loaded.maps.accepted),
             backends: HashMap::new(),
             programs: loaded.programs,
-            state: Attached { notes: loaded.notes, ..Attached::default() },
+            state: Attached {
+                notes: loaded.notes,
+                ..Attached::default()
+            },
             options: options.clone(),
             pins,
         })
@@ -168,19 +175,36 @@ impl Kernel {
         );
         match four {
             Finding::Steered => self.state.verified = true,
-            Finding::NotSteered(reason) => return Err(Error::NotEffective { cgroup: target.into(), reason }),
+            Finding::NotSteered(reason) => {
+                return Err(Error::NotEffective {
+                    cgroup: target.into(),
+                    reason,
+                });
+            }
             Finding::Unknown(reason) => {
-                if let Some(idle) = self.links.describe(&self.ebpf).iter().find(|program| !program.runs) {
+                if let Some(idle) = self
+                    .links
+                    .describe(&self.ebpf)
+                    .iter()
+                    .find(|program| !program.runs)
+                {
                     let reason = format!("the kernel does not run {} for it", idle.name);
-                    return Err(Error::NotEffective { cgroup: target.into(), reason });
+                    return Err(Error::NotEffective {
+                        cgroup: target.into(),
+                        reason,
+                    });
                 }
-                self.state.notes.push(format!("no connect of our own could prove the effect: {reason}"));
+                self.state
+                    .notes
+                    .push(format!("no connect of our own could prove the effect: {reason}"));
             }
         }
         if self.state.ipv6 && self.state.verified && six != Finding::Steered {
             self.state.ipv6 = false;
             self.links.detach_connect6();
-            self.state.notes.push(format!("IPv6 is left alone: a connect of our own was not steered ({six:?})"));
+            self.state.notes.push(format!(
+                "IPv6 is left alone: a connect of our own was not steered ({six:?})"
+            ));
         }
         Ok(())
     }
@@ -206,12 +230,16 @@ impl Kernel {
     /// Makes a Service's address known, or changes it. With `endpoints` 0, connects to it are left alone.
     pub fn put_service(&mut self, address: IpAddr, port: u16, service: &Service) -> Result<()> {
         let key = Plain(service_key(address, port));
-        self.maps.services.insert(key, Plain(service.to_abi()), 0).map_err(table("services"))
+        self.maps
+            .services
+            .insert(key, Plain(service.to_abi()), 0)
+            .map_err(table("services"))
     }
 
     /// Forgets a Service's address. No error if it is not there.
     pub fn remove_service(&mut self, address: IpAddr, port: u16) -> Result<()> {
-        absent_is_fine(self.maps.services.remove(&Plain(service_key(address, port)))).map_err(table("services"))
+        absent_is_fine(self.maps.services.remove(&Plain(service_key(address, port))))
+            .map_err(table("services"))
     }
 
     /// Writes a Service's endpoints for people who look with bpftool; the programs never read them. An empty list
@@ -219,14 +247,26 @@ impl Kernel {
     pub fn put_endpoints(&mut self, slot: Slot, endpoints: &[Backend]) -> Result<()> {
         let before = self.backends.get(&slot).copied().unwrap_or(0);
         let now = endpoints.len() as u32;
-        let key = |index| Plain(abi::BackendKey { slot: slot.get(), index });
+        let key = |index| {
+            Plain(abi::BackendKey {
+                slot: slot.get(),
+                index,
+            })
+        };
         for (index, endpoint) in (0..).zip(endpoints) {
-            self.maps.backends.insert(key(index), Plain(endpoint.to_abi()), 0).map_err(table("backends"))?;
+            self.maps
+                .backends
+                .insert(key(index), Plain(endpoint.to_abi()), 0)
+                .map_err(table("backends"))?;
         }
         for index in now..before {
             absent_is_fine(self.maps.backends.remove(&key(index))).map_err(table("backends"))?;
         }
-        if now == 0 { self.backends.remove(&slot) } else { self.backends.insert(slot, now) };
+        if now == 0 {
+            self.backends.remove(&slot)
+        } else {
+            self.backends.insert(slot, now)
+        };
         Ok(())
     }
 
@@ -242,14 +282,22 @@ impl Kernel {
 
     /// Every counter with its name, summed over CPUs.
     pub fn counters(&self) -> Vec<(&'static str, u64)> {
-        let Ok(values) = self.maps.counters.get(&0, 0) else { return Vec::new() };
+        let Ok(values) = self.maps.counters.get(&0, 0) else {
+            return Vec::new();
+        };
         let sum = |counter: &abi::Counter| values.iter().map(|Plain(figures)| figures.get(*counter)).sum();
-        COUNTERS.iter().map(|counter| (counter.name(), sum(counter))).collect()
+        COUNTERS
+            .iter()
+            .map(|counter| (counter.name(), sum(counter)))
+            .collect()
     }
 
     /// What is attached now, with the neighbours as they are at this moment.
     pub fn attached(&self) -> Attached {
-        Attached { programs: self.links.describe(&self.ebpf), ..self.state.clone() }
+        Attached {
+            programs: self.links.describe(&self.ebpf),
+            ..self.state.clone()
+        }
     }
 
     /// Attaches `sk_msg` for the first pod that asks for it; false if this kernel has none.
@@ -257,11 +305,18 @@ impl Kernel {
         if self.sk_msg.is_some() {
             return true;
         }
-        let Some(Program::SkMsg(program)) = self.ebpf.program_mut(program::SK_MSG) else { return false };
-        let attached = program.attach(self.maps.sockets.fd()).and_then(|id| program.take_link(id));
+        let Some(Program::SkMsg(program)) = self.ebpf.program_mut(program::SK_MSG) else {
+            return false;
+        };
+        let attached = program
+            .attach(self.maps.sockets.fd())
+            .and_then(|id| program.take_link(id));
         match attached {
             Ok(link) => self.sk_msg = Some(link),
-            Err(error) => tracing::warn!(error = chain(&error), "no acceleration: sk_msg cannot be attached"),
+            Err(error) => tracing::warn!(
+                error = chain(&error),
+                "no acceleration: sk_msg cannot be attached"
+            ),
         }
         self.sk_msg.is_some()
     }
@@ -269,7 +324,10 @@ impl Kernel {
 
 impl fmt::Debug for Kernel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Kernel").field("options", &self.options).field("state", &self.state).finish_non_exhaustive()
+        f.debug_struct("Kernel")
+            .field("options", &self.options)
+            .field("state", &self.state)
+            .finish_non_exhaustive()
     }
 }
 

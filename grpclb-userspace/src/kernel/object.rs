@@ -10,14 +10,21 @@ static EMBEDDED: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/
 
 /// The embedded object.
 pub(super) fn embedded() -> Result<&'static [u8]> {
-    if EMBEDDED.is_empty() { Err(Error::NoObject) } else { Ok(EMBEDDED) }
+    if EMBEDDED.is_empty() {
+        Err(Error::NoObject)
+    } else {
+        Ok(EMBEDDED)
+    }
 }
 
 /// Refuses an object that speaks another ABI version than this agent: it would read the maps wrongly.
 pub(super) fn check_abi(object: &[u8]) -> Result<()> {
     match abi_version(object) {
         Some(ABI_VERSION) => Ok(()),
-        found => Err(Error::AbiMismatch { found, expected: ABI_VERSION }),
+        found => Err(Error::AbiMismatch {
+            found,
+            expected: ABI_VERSION,
+        }),
     }
 }
 
@@ -34,7 +41,10 @@ mod tests {
     #[test]
     fn what_is_no_object_has_no_version() {
         for bytes in [&b""[..], b"\x7fELF", &[0; 64]] {
-            assert!(matches!(check_abi(bytes), Err(Error::AbiMismatch { found: None, .. })));
+            assert!(matches!(
+                check_abi(bytes),
+                Err(Error::AbiMismatch { found: None, .. })
+            ));
         }
     }
 }

@@ -44,19 +44,28 @@ impl Pins {
                 }
                 _ => {}
             }
-            let Ok(file) = File::open(&directory) else { continue };
+            let Ok(file) = File::open(&directory) else {
+                continue;
+            };
             match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(lock) if is_same(&lock, &directory) => {
                     remove_files(&directory);
                     let (root, instance) = (root.to_path_buf(), instance.to_owned());
-                    return Ok(Self { directory, root, instance, _lock: lock });
+                    return Ok(Self {
+                        directory,
+                        root,
+                        instance,
+                        _lock: lock,
+                    });
                 }
                 Ok(_gone) => {}
                 Err((_, Errno::EWOULDBLOCK)) => return Err(Error::InstanceAlive(instance.into(), directory)),
                 Err((_, errno)) => return Err(failed(&directory, "lock the directory")(errno.into())),
             }
         }
-        Err(failed(&directory, "make the directory")(io::Error::other("it vanished again and again")))
+        Err(failed(&directory, "make the directory")(io::Error::other(
+            "it vanished again and again",
+        )))
     }
 
     pub(super) fn directory(&self) -> &Path {
@@ -131,9 +140,15 @@ fn remove_files(directory: &Path) {
 /// bpffs reserves dots; slashes would leave the directory.
 fn check_name(instance: &str) -> Result<()> {
     let fits = (1..=40).contains(&instance.len())
-        && instance.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+        && instance
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
         && !instance.starts_with(CURRENT);
-    if fits { Ok(()) } else { Err(Error::InstanceName(instance.into())) }
+    if fits {
+        Ok(())
+    } else {
+        Err(Error::InstanceName(instance.into()))
+    }
 }
 
 /// Mounts bpffs at its usual place if nothing did; another place is its owner's to mount.
@@ -152,26 +167,42 @@ fn mount_bpffs(root: &Path) -> Result<()> {
     if is_on_bpffs(root) {
         return Ok(());
     }
-    match mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), Some("mode=0700")) {
+    match mount(
+        Some("bpf"),
+        BPFFS,
+        Some("bpf"),
+        MsFlags::empty(),
+        Some("mode=0700"),
+    ) {
         Ok(()) => {
             tracing::info!(path = BPFFS, "mounted bpffs");
             Ok(())
         }
-        Err(Errno::EPERM | Errno::EACCES) => Err(Error::NotPermitted { what: format!("mount bpffs at {BPFFS}") }),
+        Err(Errno::EPERM | Errno::EACCES) => Err(Error::NotPermitted {
+            what: format!("mount bpffs at {BPFFS}"),
+        }),
         Err(errno) => Err(failed(Path::new(BPFFS), "mount bpffs")(errno.into())),
     }
 }
 
 /// Whether this path, or the nearest directory above it that exists, lies on a bpffs.
 pub(super) fn is_on_bpffs(path: &Path) -> bool {
-    path.ancestors().find_map(|path| statfs(path).ok()).is_some_and(|found| found.filesystem_type() == BPF_FS_MAGIC)
+    path.ancestors()
+        .find_map(|path| statfs(path).ok())
+        .is_some_and(|found| found.filesystem_type() == BPF_FS_MAGIC)
 }
 
 fn failed(path: &Path, what: &'static str) -> impl Fn(io::Error) -> Error {
     let path = path.to_path_buf();
     move |source| match source.kind() {
-        io::ErrorKind::PermissionDenied => Error::NotPermitted { what: format!("{what} {}", path.display()) },
-        _ => Error::Pins { path: path.clone(), what, source },
+        io::ErrorKind::PermissionDenied => Error::NotPermitted {
+            what: format!("{what} {}", path.display()),
+        },
+        _ => Error::Pins {
+            path: path.clone(),
+            what,
+            source,
+        },
     }
 }
 
@@ -182,7 +213,10 @@ mod tests {
     #[test]
     fn a_name_that_bpffs_or_the_link_would_not_bear_is_refused() {
         for name in ["", "a.b", "a/b", "current", "current-1", &"x".repeat(41)] {
-            assert!(matches!(check_name(name), Err(Error::InstanceName(_))), "{name:?}");
+            assert!(
+                matches!(check_name(name), Err(Error::InstanceName(_))),
+                "{name:?}"
+            );
         }
         assert!(check_name("node-1_7f3a").is_ok());
     }

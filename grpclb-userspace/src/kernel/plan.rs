@@ -28,13 +28,48 @@ pub(super) enum Need {
 
 /// The hooks in the order of attachment: what keeps names true first, `connect` last.
 pub(super) const HOOKS: [Hook; 7] = [
-    Hook { name: "sock_ops", program: program::SOCK_OPS, attach_type: 3, need: Need::Flows },
-    Hook { name: "getpeername4", program: program::PEERNAME4, attach_type: 29, need: Need::Always },
-    Hook { name: "getsockname4", program: program::SOCKNAME4, attach_type: 31, need: Need::Always },
-    Hook { name: "getpeername6", program: program::PEERNAME6, attach_type: 30, need: Need::Ipv6 },
-    Hook { name: "getsockname6", program: program::SOCKNAME6, attach_type: 32, need: Need::Ipv6 },
-    Hook { name: "connect6", program: program::CONNECT6, attach_type: 11, need: Need::Ipv6 },
-    Hook { name: "connect4", program: program::CONNECT4, attach_type: 10, need: Need::Always },
+    Hook {
+        name: "sock_ops",
+        program: program::SOCK_OPS,
+        attach_type: 3,
+        need: Need::Flows,
+    },
+    Hook {
+        name: "getpeername4",
+        program: program::PEERNAME4,
+        attach_type: 29,
+        need: Need::Always,
+    },
+    Hook {
+        name: "getsockname4",
+        program: program::SOCKNAME4,
+        attach_type: 31,
+        need: Need::Always,
+    },
+    Hook {
+        name: "getpeername6",
+        program: program::PEERNAME6,
+        attach_type: 30,
+        need: Need::Ipv6,
+    },
+    Hook {
+        name: "getsockname6",
+        program: program::SOCKNAME6,
+        attach_type: 32,
+        need: Need::Ipv6,
+    },
+    Hook {
+        name: "connect6",
+        program: program::CONNECT6,
+        attach_type: 11,
+        need: Need::Ipv6,
+    },
+    Hook {
+        name: "connect4",
+        program: program::CONNECT4,
+        attach_type: 10,
+        need: Need::Always,
+    },
 ];
 
 /// What was found at one hook of one cgroup.
@@ -80,15 +115,24 @@ pub(super) struct Step {
 pub(super) fn plan(observed: &Observed<'_>) -> Result<Plan> {
     refuse_to_override(observed.standing)?;
     let loaded = |hook: &Hook| observed.loaded.contains(&hook.program);
-    if let Some(hook) = HOOKS.iter().find(|hook| hook.need == Need::Always && !loaded(hook)) {
+    if let Some(hook) = HOOKS
+        .iter()
+        .find(|hook| hook.need == Need::Always && !loaded(hook))
+    {
         return Err(Error::Unsupported(format!("the hook {}", hook.name)));
     }
 
     let mut notes = Vec::new();
-    let lacking: Vec<&str> =
-        HOOKS.iter().filter(|hook| hook.need != Need::Always && !loaded(hook)).map(|hook| hook.name).collect();
+    let lacking: Vec<&str> = HOOKS
+        .iter()
+        .filter(|hook| hook.need != Need::Always && !loaded(hook))
+        .map(|hook| hook.name)
+        .collect();
     if !lacking.is_empty() {
-        notes.push(format!("IPv6 is left alone: this kernel has no {}", lacking.join(", ")));
+        notes.push(format!(
+            "IPv6 is left alone: this kernel has no {}",
+            lacking.join(", ")
+        ));
     }
     if observed.own.is_none() && lacking.is_empty() {
         notes.push("IPv6 is left alone: our own cgroup cannot be seen from here, so sock_ops would not reach our listeners".into());
@@ -110,9 +154,15 @@ pub(super) fn plan(observed: &Observed<'_>) -> Result<Plan> {
             && let Some(own) = observed.own
             && !own.starts_with(observed.target)
         {
-            steps.push(Step { hook, cgroup: own.to_path_buf() });
+            steps.push(Step {
+                hook,
+                cgroup: own.to_path_buf(),
+            });
         }
-        steps.push(Step { hook, cgroup: observed.target.to_path_buf() });
+        steps.push(Step {
+            hook,
+            cgroup: observed.target.to_path_buf(),
+        });
     }
     Ok(Plan { steps, ipv6, notes })
 }
@@ -120,10 +170,17 @@ pub(super) fn plan(observed: &Observed<'_>) -> Result<Plan> {
 /// A program attached without MULTI at or above the target would be put out of effect by ours (measured: with
 /// ALLOW_OVERRIDE a connect that it denied went through), or the kernel refuses ours.
 fn refuse_to_override(standing: &[Standing]) -> Result<()> {
-    let Some(found) = standing.iter().find(|at| !at.programs.is_empty() && at.flags & BPF_F_ALLOW_MULTI == 0) else {
+    let Some(found) = standing
+        .iter()
+        .find(|at| !at.programs.is_empty() && at.flags & BPF_F_ALLOW_MULTI == 0)
+    else {
         return Ok(());
     };
-    Err(Error::WouldOverride { program: found.programs.join(", "), cgroup: found.cgroup.clone(), hook: found.hook })
+    Err(Error::WouldOverride {
+        program: found.programs.join(", "),
+        cgroup: found.cgroup.clone(),
+        hook: found.hook,
+    })
 }
 
 #[cfg(test)]
@@ -140,12 +197,26 @@ mod tests {
         program::SOCK_OPS,
     ];
 
-    fn observed<'a>(own: Option<&'a Path>, loaded: &'a [&'static str], standing: &'a [Standing]) -> Observed<'a> {
-        Observed { target: Path::new("/cg/kubepods"), own, loaded, standing }
+    fn observed<'a>(
+        own: Option<&'a Path>,
+        loaded: &'a [&'static str],
+        standing: &'a [Standing],
+    ) -> Observed<'a> {
+        Observed {
+            target: Path::new("/cg/kubepods"),
+            own,
+            loaded,
+            standing,
+        }
     }
 
     fn standing(flags: u32) -> Vec<Standing> {
-        vec![Standing { cgroup: "/cg".into(), hook: "connect4", flags, programs: vec!["other (7)".into()] }]
+        vec![Standing {
+            cgroup: "/cg".into(),
+            hook: "connect4",
+            flags,
+            programs: vec!["other (7)".into()],
+        }]
     }
 
     #[test]
@@ -161,8 +232,12 @@ mod tests {
     fn sock_ops_reaches_our_listeners_where_we_are_no_pod() {
         let own = Path::new("/cg/system.slice");
         let plan = plan(&observed(Some(own), &ALL, &[])).unwrap();
-        let cgroups: Vec<_> =
-            plan.steps.iter().filter(|step| step.hook.name == "sock_ops").map(|step| step.cgroup.as_path()).collect();
+        let cgroups: Vec<_> = plan
+            .steps
+            .iter()
+            .filter(|step| step.hook.name == "sock_ops")
+            .map(|step| step.cgroup.as_path())
+            .collect();
         assert_eq!(cgroups, [own, Path::new("/cg/kubepods")]);
     }
 
@@ -181,15 +256,24 @@ mod tests {
 
     #[test]
     fn without_getpeername_we_stay_off() {
-        let loaded: Vec<_> = ALL.into_iter().filter(|name| *name != program::PEERNAME4).collect();
-        assert!(matches!(plan(&observed(None, &loaded, &[])), Err(Error::Unsupported(_))));
+        let loaded: Vec<_> = ALL
+            .into_iter()
+            .filter(|name| *name != program::PEERNAME4)
+            .collect();
+        assert!(matches!(
+            plan(&observed(None, &loaded, &[])),
+            Err(Error::Unsupported(_))
+        ));
     }
 
     #[test]
     fn another_owners_program_without_multi_keeps_us_off() {
         for flags in [0, 1] {
             let standing = standing(flags);
-            assert!(matches!(plan(&observed(None, &ALL, &standing)), Err(Error::WouldOverride { .. })));
+            assert!(matches!(
+                plan(&observed(None, &ALL, &standing)),
+                Err(Error::WouldOverride { .. })
+            ));
         }
         assert!(plan(&observed(None, &ALL, &standing(BPF_F_ALLOW_MULTI))).is_ok());
     }

@@ -20,4 +20,6 @@ macro_rules! plain {
     };
 }
 
-plain!(Accepted, Backend, BackendKey, Counters, Flow, Instance, Pod, Service, ServiceKey, Steered);
+plain!(
+    Accepted, Backend, BackendKey, Counters, Flow, Instance, Pod, Service, ServiceKey, Steered
+);

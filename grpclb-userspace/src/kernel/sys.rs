@@ -49,30 +49,21 @@ pub(super) fn query_cgroup(cgroup: &impl AsFd, attach_type: u32, effective: bool
     };
     // SAFETY: `attr` is laid out as the kernel reads it, its size is given, and `ids` has room for `prog_cnt` ids.
     let result = unsafe {
-        libc::syscall(libc::SYS_bpf, BPF_PROG_QUERY, &raw mut attr, size_of::<QueryAttr>() as libc::c_uint)
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_PROG_QUERY,
+            &raw mut attr,
+            size_of::<QueryAttr>() as libc::c_uint,
+        )
     };
     if result < 0 {
         return Err(io::Error::last_os_error());
     }
     let programs = ids[..(attr.prog_cnt as usize).min(MAX_PROGRAMS)].to_vec();
-    Ok(Query { flags: attr.attach_flags, programs })
-}
-
-/// The cookie of the network namespace that a socket lives in (`SO_NETNS_COOKIE`).
-pub(super) fn netns_cookie(socket: &impl AsFd) -> io::Result<u64> {
-    let mut cookie = 0_u64;
-    let mut length = size_of::<u64>() as libc::socklen_t;
-    // SAFETY: the kernel writes at most `length` bytes to `cookie`.
-    let result = unsafe {
-        libc::getsockopt(
-            socket.as_fd().as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_NETNS_COOKIE,
-            (&raw mut cookie).cast(),
-            &raw mut length,
-        )
-    };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(cookie) }
+    Ok(Query {
+        flags: attr.attach_flags,
+        programs,
+    })
 }
 
 /// Sets `lo` up in the network namespace that the socket (of any kind) lives in.
@@ -84,7 +75,11 @@ pub(super) fn set_loopback_up(socket: &impl AsFd) -> io::Result<()> {
     request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
     // SAFETY: `request` is an `ifreq` with a name that ends in zero, which is what SIOCSIFFLAGS reads.
     let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }
 
 /// Runs `child` in a forked process, which ends with the code that it returns, and which dies with the calling thread.
@@ -95,7 +90,11 @@ pub(super) fn fork(child: impl FnOnce() -> u8) -> io::Result<Pid> {
     match unsafe { nix::unistd::fork() }? {
         ForkResult::Parent { child } => Ok(child),
         ForkResult::Child => {
-            let code = if nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).is_ok() { child() } else { u8::MAX };
+            let code = if nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).is_ok() {
+                child()
+            } else {
+                u8::MAX
+            };
             // SAFETY: ends this process without running anything of the parent's.
             unsafe { libc::_exit(i32::from(code)) }
         }

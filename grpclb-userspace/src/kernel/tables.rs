@@ -54,7 +54,9 @@ impl Pod {
             flags |= pod_flags::ACCELERATE;
         }
         abi::Pod {
-            source4: self.source4.map_or([0; 16], |address| abi::mapped_ipv4(address.octets())),
+            source4: self
+                .source4
+                .map_or([0; 16], |address| abi::mapped_ipv4(address.octets())),
             source6: self.source6.map_or([0; 16], |address| address.octets()),
             worker: self.worker,
             port: self.port,
@@ -88,7 +90,11 @@ impl Backend {
 }
 
 pub(super) fn service_key(ip: IpAddr, port: u16) -> abi::ServiceKey {
-    abi::ServiceKey { address: address(ip), port, padding: 0 }
+    abi::ServiceKey {
+        address: address(ip),
+        port,
+        padding: 0,
+    }
 }
 
 /// Both families in one form; an IPv4 address that comes mapped is the same Service.
@@ -123,6 +129,9 @@ mod tests {
         };
         assert_eq!(pod.to_abi(false, false).flags, 0);
         assert_eq!(pod.to_abi(true, false).flags, pod_flags::IPV6);
-        assert_eq!(pod.to_abi(true, true).flags, pod_flags::IPV6 | pod_flags::ACCELERATE);
+        assert_eq!(
+            pod.to_abi(true, true).flags,
+            pod_flags::IPV6 | pod_flags::ACCELERATE
+        );
     }
 }

@@ -15,7 +15,8 @@ use grpclb_abi::{HEARTBEAT_INTERVAL_NS, Slot, VERIFY_WORKER};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrLike, SockaddrStorage, connect, getpeername, getsockname, socket,
+    AddressFamily, SockFlag, SockType, SockaddrLike, SockaddrStorage, connect, getpeername, getsockname,
+    socket,
 };
 use nix::sys::wait::{WaitStatus, waitpid};
 
@@ -24,6 +25,7 @@ use super::loader::Maps;
 use super::pod::Plain;
 use super::tables::{Pod, Service, service_key};
 use super::{Heartbeat, Identify, sys};
+use crate::netns::cookie_here;
 
 const SERVICE4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const SOURCE4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
@@ -61,7 +63,10 @@ pub(super) fn verify(
     };
     // A beat from the near future: this machine may be slow, and freshness is not what is proved here.
     if let Err(error) = heartbeat.write(VERIFY_WORKER, now() + 100 * HEARTBEAT_INTERVAL_NS) {
-        return (unknown(io::Error::other(error)), Finding::Unknown("not tried".into()));
+        return (
+            unknown(io::Error::other(error)),
+            Finding::Unknown("not tried".into()),
+        );
     }
     // A thread of its own: the namespace is the thread's, and goes with it.
     let proved = std::thread::scope(|scope| {
@@ -70,7 +75,8 @@ pub(super) fn verify(
                 unshare(CloneFlags::CLONE_NEWNET)?;
                 let four = dial(IpAddr::V4(SERVICE4), IpAddr::V4(SOURCE4), &place, maps, identify);
                 let six = if ipv6 {
-                    dial(IpAddr::V6(SERVICE6), IpAddr::V6(SOURCE6), &place, maps, identify).unwrap_or_else(unknown)
+                    dial(IpAddr::V6(SERVICE6), IpAddr::V6(SOURCE6), &place, maps, identify)
+                        .unwrap_or_else(unknown)
                 } else {
                     Finding::Unknown("not wanted".into())
                 };
@@ -81,28 +87,54 @@ pub(super) fn verify(
     match proved {
         Ok(Ok(findings)) => findings,
         Ok(Err(error)) => (unknown(error), Finding::Unknown("not tried".into())),
-        Err(_) => (Finding::Unknown("the thread panicked".into()), Finding::Unknown("not tried".into())),
+        Err(_) => (
+            Finding::Unknown("the thread panicked".into()),
+            Finding::Unknown("not tried".into()),
+        ),
     }
 }
 
 /// One connect in the namespace of this thread.
-fn dial(service: IpAddr, source: IpAddr, place: &Place, maps: &mut Maps, identify: &Identify) -> io::Result<Finding> {
+fn dial(
+    service: IpAddr,
+    source: IpAddr,
+    place: &Place,
+    maps: &mut Maps,
+    identify: &Identify,
+) -> io::Result<Finding> {
     let listener = TcpListener::bind(SocketAddr::new(unspecified(service), 0));
     // Before the first listener `lo` may be down; any socket of the namespace will do.
-    let any = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    let any = socket(
+        AddressFamily::Inet,
+        SockType::Datagram,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
     sys::set_loopback_up(&any)?;
     let listener = listener?;
     listener.set_nonblocking(true)?;
-    let cookie = sys::netns_cookie(&any)?;
+    let cookie = cookie_here()?;
     let steering = Steering::set_up(maps, cookie, service, source, listener.local_addr()?.port())?;
     let code = place.run(|| child(SocketAddr::new(service, SERVICE_PORT), source))?;
     drop(steering);
 
     match code {
         0 => {}
-        SEEN_WRONG_PEER => return Ok(Finding::NotSteered("getpeername did not answer the Service's address".into())),
-        SEEN_WRONG_SOURCE => return Ok(Finding::NotSteered("getsockname did not answer the pod's address".into())),
-        NOT_IN_CGROUP => return Ok(Finding::Unknown("a process of ours could not enter the cgroup".into())),
+        SEEN_WRONG_PEER => {
+            return Ok(Finding::NotSteered(
+                "getpeername did not answer the Service's address".into(),
+            ));
+        }
+        SEEN_WRONG_SOURCE => {
+            return Ok(Finding::NotSteered(
+                "getsockname did not answer the pod's address".into(),
+            ));
+        }
+        NOT_IN_CGROUP => {
+            return Ok(Finding::Unknown(
+                "a process of ours could not enter the cgroup".into(),
+            ));
+        }
         errno => {
             let reason = io::Error::from_raw_os_error(i32::from(errno));
             return Ok(Finding::NotSteered(format!("it went the plain way: {reason}")));
@@ -116,7 +148,10 @@ fn dial(service: IpAddr, source: IpAddr, place: &Place, maps: &mut Maps, identif
     if slot == Some(Slot::VERIFY) {
         Ok(Finding::Steered)
     } else {
-        Ok(Finding::NotSteered(format!("it arrived as {slot:?} instead of {:?}", Slot::VERIFY)))
+        Ok(Finding::NotSteered(format!(
+            "it arrived as {slot:?} instead of {:?}",
+            Slot::VERIFY
+        )))
     }
 }
 
@@ -125,7 +160,11 @@ fn child(service: SocketAddr, source: IpAddr) -> u8 {
     fn errno(errno: Errno) -> u8 {
         (errno as i32) as u8
     }
-    let family = if service.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let family = if service.is_ipv4() {
+        AddressFamily::Inet
+    } else {
+        AddressFamily::Inet6
+    };
     let socket = match socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None) {
         Ok(socket) => socket,
         Err(error) => return errno(error),
@@ -137,7 +176,11 @@ fn child(service: SocketAddr, source: IpAddr) -> u8 {
     if getpeername::<SockaddrStorage>(socket.as_raw_fd()) != Ok(service) {
         return SEEN_WRONG_PEER;
     }
-    match getsockname::<SockaddrStorage>(socket.as_raw_fd()).ok().as_ref().and_then(ip) {
+    match getsockname::<SockaddrStorage>(socket.as_raw_fd())
+        .ok()
+        .as_ref()
+        .and_then(ip)
+    {
         Some(ip) if ip == source => 0,
         _ => SEEN_WRONG_SOURCE,
     }
@@ -166,21 +209,52 @@ struct Steering<'a> {
 }
 
 impl<'a> Steering<'a> {
-    fn set_up(maps: &'a mut Maps, cookie: u64, service: IpAddr, source: IpAddr, port: u16) -> io::Result<Self> {
-        let steering = Self { maps, cookie, service };
+    fn set_up(
+        maps: &'a mut Maps,
+        cookie: u64,
+        service: IpAddr,
+        source: IpAddr,
+        port: u16,
+    ) -> io::Result<Self> {
+        let steering = Self {
+            maps,
+            cookie,
+            service,
+        };
         let pod = Pod {
             name: "grpclb/verify".into(),
             worker: VERIFY_WORKER,
             port,
             ipv6: true,
             accelerate: false,
-            source4: if let IpAddr::V4(ip) = source { Some(ip) } else { None },
-            source6: if let IpAddr::V6(ip) = source { Some(ip) } else { None },
+            source4: if let IpAddr::V4(ip) = source {
+                Some(ip)
+            } else {
+                None
+            },
+            source6: if let IpAddr::V6(ip) = source {
+                Some(ip)
+            } else {
+                None
+            },
         };
-        let wanted = Service { name: "grpclb/verify".into(), slot: Slot::VERIFY, endpoints: 1, http2: false };
+        let wanted = Service {
+            name: "grpclb/verify".into(),
+            slot: Slot::VERIFY,
+            endpoints: 1,
+            http2: false,
+        };
         let key = Plain(service_key(service, SERVICE_PORT));
-        steering.maps.services.insert(key, Plain(wanted.to_abi()), 0).map_err(io::Error::other)?;
-        steering.maps.pods.insert(cookie, Plain(pod.to_abi(true, false)), 0).map_err(io::Error::other)?;
+        steering
+            .maps
+            .services
+            .insert(key, Plain(wanted.to_abi()), 0)
+            .map_err(io::Error::other)?;
+        steering
+            .maps
+            .pods
+            .insert(cookie, Plain(pod.to_abi(true, false)), 0)
+            .map_err(io::Error::other)?;
         Ok(steering)
     }
 }
@@ -189,7 +263,11 @@ impl Drop for Steering<'_> {
     fn drop(&mut self) {
         // What is not there need not go; the namespace, and with it the cookie, is gone for good anyway.
         drop(self.maps.pods.remove(&self.cookie));
-        drop(self.maps.services.remove(&Plain(service_key(self.service, SERVICE_PORT))));
+        drop(
+            self.maps
+                .services
+                .remove(&Plain(service_key(self.service, SERVICE_PORT))),
+        );
     }
 }
 
@@ -216,12 +294,22 @@ impl Place {
     /// Runs `child` in a process in this cgroup and waits for its exit code.
     fn run(&self, child: impl FnOnce() -> u8) -> io::Result<u8> {
         let mut procs = &self.procs;
-        let pid = sys::fork(move || if procs.write_all(b"0").is_ok() { child() } else { NOT_IN_CGROUP })?;
+        let pid = sys::fork(move || {
+            if procs.write_all(b"0").is_ok() {
+                child()
+            } else {
+                NOT_IN_CGROUP
+            }
+        })?;
         loop {
             match waitpid(pid, None) {
                 Err(Errno::EINTR) => {}
                 Ok(WaitStatus::Exited(_, code)) => return Ok(code as u8),
-                Ok(other) => return Err(io::Error::other(format!("the dialling process ended by {other:?}"))),
+                Ok(other) => {
+                    return Err(io::Error::other(format!(
+                        "the dialling process ended by {other:?}"
+                    )));
+                }
                 Err(errno) => return Err(errno.into()),
             }
         }
