@@ -1,0 +1,100 @@
+//! A pod's accept loop, and what becomes of each accepted connection: its Service, its protocol, its handler.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use grpclb_abi::Slot;
+use grpclb_engine::splitter::ServiceKey;
+use tokio::net::{TcpListener, TcpStream};
+use tracing::{debug, warn};
+
+use super::detect::{Detected, detect};
+use super::pod::Pod;
+use super::{leg, opaque, socket};
+
+/// The pause after an accept that failed for want of descriptors or memory: both come back when connections end.
+const BACKOFF: Duration = Duration::from_millis(100);
+
+/// Accepts until the pod leaves. A failure concerns this pod only.
+pub(super) async fn accept_loop(pod: Rc<Pod>, listener: std::net::TcpListener) {
+    let listener = match socket::prepare_listener(&listener).and_then(|()| TcpListener::from_std(listener)) {
+        Ok(listener) => listener,
+        Err(error) => return warn!(pod = %pod.id, %error, "cannot accept on the pod's listener"),
+    };
+    loop {
+        match listener.accept().await {
+            Ok((stream, _peer)) => {
+                pod.counters.borrow_mut().accept.accepted += 1;
+                let connection = serve(Rc::clone(&pod), stream);
+                pod.spawn(connection);
+            }
+            // The client gave up while it waited; the next one is not concerned.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                pod.counters.borrow_mut().accept.failed += 1;
+                warn!(pod = %pod.id, %error, "accept failed");
+                tokio::time::sleep(BACKOFF).await;
+            }
+        }
+    }
+}
+
+async fn serve(pod: Rc<Pod>, stream: TcpStream) {
+    let _open = pod.client_opened();
+    let slot = match slot_of(&pod, &stream) {
+        Some(slot) if slot == pod.worker.config.probe_slot => return answer_probe(&pod, &stream),
+        Some(slot) => slot,
+        None => return unknown(&pod, &stream),
+    };
+    let Some(declared) = pod.learn_service(slot) else {
+        return unknown(&pod, &stream);
+    };
+    let service = ServiceKey(slot);
+
+    let mut first = BytesMut::new();
+    let detected = detect(&pod.worker.frames, &stream, declared, &mut first).await;
+    {
+        let counters = &mut pod.counters.borrow_mut().accept;
+        match detected {
+            Detected::Http2 => counters.http2 += 1,
+            Detected::Opaque => counters.opaque += 1,
+            Detected::Silent => counters.silent += 1,
+            Detected::Ended => counters.ended_early += 1,
+        }
+    }
+    match detected {
+        Detected::Http2 => leg::serve_client(pod, stream, service, first).await,
+        // Boxed: an HTTP/2 connection's task shall not be as large as a relay's.
+        Detected::Opaque | Detected::Silent => Box::pin(opaque::serve(pod, stream, service, first)).await,
+        Detected::Ended => socket::lift_linger(&stream),
+    }
+}
+
+/// The Service's slot: in the address that the client was steered to (127.S.S.S), or in the kernel's record.
+fn slot_of(pod: &Pod, stream: &TcpStream) -> Option<u32> {
+    match stream.local_addr().ok()? {
+        SocketAddr::V4(local) => Slot::from_ipv4(*local.ip()).map(Slot::get),
+        SocketAddr::V6(local) => match local.ip().to_ipv4_mapped() {
+            Some(ip) => Slot::from_ipv4(ip).map(Slot::get),
+            None => (pod.worker.config.identify)(stream.as_fd()),
+        },
+    }
+}
+
+/// A process of the pod dialled our listener by itself, or the Service went a moment ago: the drop resets it.
+fn unknown(pod: &Pod, stream: &TcpStream) {
+    pod.counters.borrow_mut().accept.unknown_service += 1;
+    debug!(pod = %pod.id, local = ?stream.local_addr().ok(), "connection for no known Service");
+}
+
+fn answer_probe(pod: &Pod, stream: &TcpStream) {
+    pod.counters.borrow_mut().accept.probes += 1;
+    // A fresh socket's buffer takes these few bytes whole; where it does not, the probe fails and is repeated.
+    if stream.try_write(pod.worker.config.probe_token.as_bytes()).is_ok() {
+        socket::lift_linger(stream);
+    }
+}

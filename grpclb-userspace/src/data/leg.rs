@@ -1,0 +1,209 @@
+//! One HTTP/2 connection's socket, a client's or a backend's: its task reads, the pod's driver writes.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use grpclb_engine::Time;
+use grpclb_engine::splitter::{ConnId, Ended, How, ServiceKey, Splitter};
+use tokio::net::TcpStream;
+
+use super::pod::Pod;
+use super::socket;
+use super::wake::Wake;
+
+/// How long a peer may take to answer our end of stream with its own, before the connection is closed all the same.
+const FINISH: Duration = Duration::from_secs(2);
+
+/// Slices of one writev(2).
+const SLICES: usize = 64;
+
+/// A connection's socket and what its two users, the reading task and the writing driver, tell each other.
+pub(super) struct Leg {
+    pub id: ConnId,
+    stream: TcpStream,
+    /// The beginning of a frame whose rest has not come.
+    unfinished: RefCell<BytesMut>,
+    /// The socket takes no more; the task waits for it to be writable.
+    full: Cell<bool>,
+    /// The socket was full, is writable again, and the driver has not written the rest yet.
+    rest: Cell<bool>,
+    /// What the splitter decided; `Graceful` is due when all is written.
+    ending: Cell<Option<How>>,
+    /// Wakes the task.
+    wake: Wake,
+}
+
+impl Leg {
+    fn new(id: ConnId, stream: TcpStream) -> Rc<Self> {
+        Rc::new(Self {
+            id,
+            stream,
+            unfinished: RefCell::default(),
+            full: Cell::new(false),
+            rest: Cell::new(false),
+            ending: Cell::new(None),
+            wake: Wake::default(),
+        })
+    }
+
+    /// The splitter is done with this connection: it ends when its task next runs.
+    pub(super) fn end(&self, how: How) {
+        self.ending.set(Some(how));
+        self.wake.wake();
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.full.get()
+    }
+
+    /// Writes what the splitter has for this connection, until nothing is left or the socket is full.
+    pub(super) fn flush(&self, now: Time, splitter: &mut Splitter) -> io::Result<()> {
+        if self.rest.replace(false) && self.ending.get().is_some() {
+            self.wake.wake();
+        }
+        while let Some(output) = splitter.transmit(now, self.id) {
+            let mut slices = [IoSlice::new(&[]); SLICES];
+            let count = output.slices(&mut slices);
+            let written = match &slices[..count] {
+                [] => break,
+                [one] => self.stream.try_write(one), // send(2) costs less than writev(2)
+                several => self.stream.try_write_vectored(several),
+            };
+            match written {
+                Ok(written) => output.advance(written),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.full.set(true);
+                    self.wake.wake();
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads what is there and hands it to the splitter, until the splitter or the socket ends the connection.
+    fn poll(&self, pod: &Pod, cx: &mut Context<'_>) -> Poll<How> {
+        self.wake.register(cx);
+        if self.full.get() && self.stream.poll_write_ready(cx).is_ready() {
+            self.full.set(false);
+            self.rest.set(true);
+            pod.driver.writable(self.id);
+        }
+        match self.ending.get() {
+            Some(How::Graceful) if self.full.get() || self.rest.get() => return Poll::Pending,
+            Some(how) => return Poll::Ready(how),
+            None => {}
+        }
+        loop {
+            let ended = match ready!(self.stream.poll_read_ready(cx)).and_then(|()| self.read(pod)) {
+                Ok(Read::Drained) => continue,
+                Ok(Read::More) => {
+                    // What was read goes out first: nothing piles up, and others have their turn.
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                Ok(Read::Ended) => Ended::Eof,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(_) => Ended::Error,
+            };
+            pod.splitter
+                .borrow_mut()
+                .handle_closed(pod.worker.now(), self.id, ended);
+            pod.driver.wake();
+            return Poll::Ready(if ended == Ended::Eof {
+                How::Graceful
+            } else {
+                How::Reset
+            });
+        }
+    }
+
+    fn read(&self, pod: &Pod) -> io::Result<Read> {
+        let mut input = pod.worker.frames.take();
+        let mut unfinished = self.unfinished.borrow_mut();
+        input.extend_from_slice(&unfinished);
+        if socket::read(&self.stream, &mut input)? == 0 {
+            return Ok(Read::Ended);
+        }
+        let filled = input.len() == input.capacity();
+        pod.splitter
+            .borrow_mut()
+            .handle_input(pod.worker.now(), self.id, &mut input);
+        *unfinished = if input.is_empty() {
+            BytesMut::new()
+        } else {
+            BytesMut::from(&input[..])
+        };
+        pod.driver.wake();
+        Ok(if filled { Read::More } else { Read::Drained })
+    }
+}
+
+/// What one read left behind.
+enum Read {
+    /// The socket is empty.
+    Drained,
+    /// The buffer was filled: there may be more.
+    More,
+    Ended,
+}
+
+/// A client's connection, from its preface (at the beginning of `first`) to its end.
+pub(super) async fn serve_client(pod: Rc<Pod>, stream: TcpStream, service: ServiceKey, mut first: BytesMut) {
+    let opened = pod.splitter.borrow_mut().open_client(pod.worker.now(), service);
+    let Ok(client) = opened else { return };
+    let leg = Leg::new(ConnId::Client(client), stream);
+    pod.legs.borrow_mut().insert(Rc::clone(&leg));
+    pod.splitter
+        .borrow_mut()
+        .handle_input(pod.worker.now(), leg.id, &mut first);
+    *leg.unfinished.borrow_mut() = first;
+    pod.driver.wake();
+    run(pod, leg).await;
+}
+
+/// A connection to a backend that has just been established.
+pub(super) async fn serve_upstream(pod: Rc<Pod>, stream: TcpStream, id: ConnId) {
+    let leg = Leg::new(id, stream);
+    pod.legs.borrow_mut().insert(Rc::clone(&leg));
+    pod.driver.wake();
+    run(pod, leg).await;
+}
+
+async fn run(pod: Rc<Pod>, leg: Rc<Leg>) {
+    let how = poll_fn(|cx| leg.poll(&pod, cx)).await;
+    pod.legs.borrow_mut().remove(leg.id);
+    if how == How::Graceful {
+        finish(&leg.stream).await;
+    }
+}
+
+/// Ends the connection in order: our end of stream, then the peer's, then the close. Until then a reset is still what
+/// our death would be; and what the peer sends meanwhile is read away, or the kernel would answer it with a reset.
+async fn finish(stream: &TcpStream) {
+    if socket::shutdown_write(stream).is_ok() {
+        let _ = tokio::time::timeout(FINISH, poll_fn(|cx| poll_discard(stream, cx))).await;
+    }
+    socket::lift_linger(stream);
+}
+
+fn poll_discard(stream: &TcpStream, cx: &mut Context<'_>) -> Poll<()> {
+    let mut sink = [0; 4096];
+    loop {
+        if ready!(stream.poll_read_ready(cx)).is_err() {
+            return Poll::Ready(());
+        }
+        match stream.try_read(&mut sink) {
+            Ok(0) => return Poll::Ready(()),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => return Poll::Ready(()),
+        }
+    }
+}

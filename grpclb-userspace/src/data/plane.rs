@@ -1,0 +1,144 @@
+//! The handle by which the rest of the agent commands the workers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use grpclb_engine::splitter::Budget;
+use tokio::sync::{mpsc, oneshot};
+
+use super::config::{Config, Leave, Listeners, StartError};
+use super::status::DataStatus;
+use super::worker::{self, Command};
+use crate::model::{PodId, ServicePort};
+use crate::netns::Netns;
+
+/// The running workers. Commands take effect in the order in which they are given; none of them blocks.
+///
+/// Dropping it ends the workers, which resets every connection that is left.
+#[derive(Debug)]
+pub struct DataPlane {
+    workers: Vec<mpsc::UnboundedSender<Command>>,
+}
+
+impl DataPlane {
+    /// Starts the workers' threads.
+    pub fn start(config: &Config) -> Result<Self, StartError> {
+        if config.workers == 0 {
+            return Err(StartError::NoWorkers);
+        }
+        let budget = Arc::new(Budget::default());
+        let workers = (0..config.workers)
+            .map(|index| {
+                worker::start(index, config, &budget).map_err(|source| StartError::Thread {
+                    worker: index,
+                    source,
+                })
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Self { workers })
+    }
+
+    /// The worker that this pod belongs to, always the same one: the kernel checks that worker's heartbeat.
+    pub fn worker_for(&self, pod: &PodId) -> usize {
+        // FNV-1a: a handful of bytes, once a pod.
+        let hash = pod.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        ((u128::from(grpclb_engine::rng::mix(hash)) * self.workers.len() as u128) >> 64) as usize
+    }
+
+    /// Accepts on the pod's listeners from now on. `shared` namespaces (`host`) hold many pods' clients, so their
+    /// upstream connections belong to one client connection each. A pod of this name that is there already leaves by
+    /// [`Leave::Drain`].
+    pub fn add_pod(&self, pod: PodId, netns: Arc<Netns>, listeners: Listeners, shared: bool) {
+        let worker = self.worker_for(&pod);
+        self.tell(
+            worker,
+            Command::AddPod {
+                pod,
+                netns,
+                listeners,
+                shared,
+            },
+        );
+    }
+
+    /// Completes when nothing of the pod is left: its listeners are closed, its connections ended or reset.
+    pub fn remove_pod(&self, pod: &PodId, leave: Leave) -> impl Future<Output = ()> + use<> {
+        let (done, gone) = oneshot::channel();
+        self.tell(
+            self.worker_for(pod),
+            Command::RemovePod {
+                pod: pod.clone(),
+                leave,
+                done,
+            },
+        );
+        async { gone.await.unwrap_or(()) }
+    }
+
+    /// What connections to this slot are for, from now on; connections that are there follow at once.
+    pub fn set_service(&self, slot: u32, service: &Arc<ServicePort>) {
+        for worker in 0..self.workers.len() {
+            self.tell(
+                worker,
+                Command::SetService {
+                    slot,
+                    service: Arc::clone(service),
+                },
+            );
+        }
+    }
+
+    /// Its clients are told to go, new connections to the slot are reset.
+    pub fn remove_service(&self, slot: u32) {
+        for worker in 0..self.workers.len() {
+            self.tell(worker, Command::RemoveService { slot });
+        }
+    }
+
+    /// Tells every client to go (GOAWAY in two steps) and completes when the last connection has ended, or after
+    /// `limit`; true if all ended. The listeners still accept, for connects that were on their way.
+    pub fn drain(&self, limit: Duration) -> impl Future<Output = bool> + use<> {
+        let waiting: Vec<_> = (0..self.workers.len())
+            .map(|worker| {
+                let (done, drained) = oneshot::channel();
+                self.tell(worker, Command::Drain { done });
+                drained
+            })
+            .collect();
+        async move {
+            let all = async {
+                for worker in waiting {
+                    worker.await.unwrap_or(());
+                }
+            };
+            tokio::time::timeout(limit, all).await.is_ok()
+        }
+    }
+
+    /// Collects a snapshot from every worker. A worker that does not answer is missing from it.
+    pub fn status(&self) -> impl Future<Output = DataStatus> + use<> {
+        let waiting: Vec<_> = (0..self.workers.len())
+            .map(|worker| {
+                let (reply, answer) = oneshot::channel();
+                self.tell(worker, Command::Status { reply });
+                answer
+            })
+            .collect();
+        async move {
+            let mut status = DataStatus::default();
+            for answer in waiting {
+                if let Ok(pods) = answer.await {
+                    status.pods.extend(pods);
+                }
+            }
+            status
+        }
+    }
+
+    fn tell(&self, worker: usize, command: Command) {
+        // A worker ends only with this handle, or with the whole process.
+        let _ = self.workers[worker].send(command);
+    }
+}

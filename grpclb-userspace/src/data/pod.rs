@@ -1,0 +1,204 @@
+//! One client pod: its splitter, its sockets, its tasks, and how it leaves.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Context;
+use std::time::Duration;
+
+use grpclb_engine::balance::Service;
+use grpclb_engine::splitter::{ServiceKey, Splitter};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+
+use super::accept::accept_loop;
+use super::config::Listeners;
+use super::driver::{self, Driver};
+use super::legs::Legs;
+use super::status::{AcceptCounters, OpaqueCounters, PodStatus};
+use super::worker::{DieOnPanic, Worker};
+use crate::model::{PodId, Protocol};
+use crate::netns::Netns;
+
+/// A pod that drains is done when no client has been there for this long: a connect that was steered before the drain
+/// may arrive a second later (a SYN that was lost, a throttled pod).
+const QUIET: Duration = Duration::from_secs(2);
+
+/// A client pod on its worker.
+pub(super) struct Pod {
+    pub id: PodId,
+    pub worker: Rc<Worker>,
+    pub netns: Arc<Netns>,
+    pub splitter: RefCell<Splitter>,
+    pub legs: RefCell<Legs>,
+    pub driver: Driver,
+    pub counters: RefCell<Counters>,
+    /// The namespace holds many pods' clients (`host`).
+    shared: bool,
+    /// Services that the splitter was told of: those that this pod's clients have dialled.
+    known: RefCell<HashSet<u32>>,
+    tasks: RefCell<JoinSet<()>>,
+    clients: Cell<usize>,
+    client_left: Notify,
+    draining: Cell<bool>,
+    gone: Cell<bool>,
+}
+
+/// What is counted outside the engine.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub accept: AcceptCounters,
+    pub opaque: OpaqueCounters,
+    /// Opaque connections that are open.
+    pub opaque_open: usize,
+}
+
+impl Pod {
+    /// Starts the pod's accept loops and its driver.
+    pub(super) fn start(
+        worker: Rc<Worker>,
+        id: PodId,
+        netns: Arc<Netns>,
+        listeners: Listeners,
+        shared: bool,
+    ) -> Rc<Self> {
+        let splitter = Splitter::new(
+            Arc::clone(&worker.splitter_config),
+            worker.seed(),
+            Arc::clone(&worker.budget),
+        );
+        let pod = Rc::new(Self {
+            id,
+            worker,
+            netns,
+            splitter: RefCell::new(splitter),
+            legs: RefCell::default(),
+            driver: Driver::default(),
+            counters: RefCell::default(),
+            shared,
+            known: RefCell::default(),
+            tasks: RefCell::default(),
+            clients: Cell::new(0),
+            client_left: Notify::new(),
+            draining: Cell::new(false),
+            gone: Cell::new(false),
+        });
+        pod.spawn(driver::run(Rc::clone(&pod)));
+        for listener in std::iter::once(listeners.v4).chain(listeners.v6) {
+            pod.spawn(accept_loop(Rc::clone(&pod), listener));
+        }
+        pod
+    }
+
+    /// Runs a task of this pod: it is dropped, with its sockets, when the pod goes.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        if self.gone.get() {
+            return;
+        }
+        self.tasks.borrow_mut().spawn_local(async move {
+            let _die = DieOnPanic;
+            task.await;
+        });
+    }
+
+    /// Forgets the tasks that have ended.
+    pub(super) fn reap(&self, cx: &mut Context<'_>) {
+        let mut tasks = self.tasks.borrow_mut();
+        while let std::task::Poll::Ready(Some(_)) = tasks.poll_join_next(cx) {}
+    }
+
+    /// Sees to it that the splitter knows this Service; `None` if there is none. What the Service's port declares.
+    pub(super) fn learn_service(&self, slot: u32) -> Option<Protocol> {
+        let services = self.worker.services.borrow();
+        let entry = services.get(slot)?;
+        if self.known.borrow_mut().insert(slot) {
+            self.tell_service(slot, Some(entry.service(self.shared)));
+        }
+        Some(entry.protocol)
+    }
+
+    /// The Service of this slot was set or removed.
+    pub(super) fn service_changed(&self, slot: u32) {
+        if !self.known.borrow().contains(&slot) {
+            return;
+        }
+        let services = self.worker.services.borrow();
+        let entry = services.get(slot);
+        if entry.is_none() {
+            self.known.borrow_mut().remove(&slot);
+        }
+        self.tell_service(slot, entry.map(|entry| entry.service(self.shared)));
+    }
+
+    fn tell_service(&self, slot: u32, service: Option<&Arc<Service>>) {
+        let mut splitter = self.splitter.borrow_mut();
+        match service {
+            Some(service) => splitter.set_service(self.worker.now(), ServiceKey(slot), Arc::clone(service)),
+            None => splitter.remove_service(self.worker.now(), ServiceKey(slot)),
+        }
+        self.driver.wake();
+    }
+
+    /// Counts a client's connection for as long as the guard lives.
+    pub(super) fn client_opened(self: &Rc<Self>) -> OpenClient {
+        self.clients.set(self.clients.get() + 1);
+        OpenClient(Rc::clone(self))
+    }
+
+    /// Tells the clients to go; connections that were on their way are still served.
+    pub(super) fn begin_drain(&self) {
+        self.draining.set(true);
+        self.splitter.borrow_mut().drain(self.worker.now());
+        self.driver.wake();
+    }
+
+    /// Completes when the last client has gone and none has come for [`QUIET`].
+    pub(super) async fn drained(&self) {
+        loop {
+            while self.clients.get() > 0 {
+                self.client_left.notified().await;
+            }
+            let accepted = self.counters.borrow().accept.accepted;
+            tokio::time::sleep(QUIET).await;
+            if self.clients.get() == 0 && self.counters.borrow().accept.accepted == accepted {
+                return self.client_left.notify_one(); // another may wait, too
+            }
+        }
+    }
+
+    /// Ends every task and with it every socket, by a reset. Completes when none is left.
+    pub(super) async fn reset(&self) {
+        self.gone.set(true);
+        let mut tasks = self.tasks.take();
+        tasks.shutdown().await;
+        self.legs.borrow_mut().clear();
+    }
+
+    /// For people.
+    pub(super) fn status(&self) -> PodStatus {
+        let counters = self.counters.borrow();
+        PodStatus {
+            pod: self.id.to_string(),
+            worker: self.worker.index,
+            draining: self.draining.get(),
+            client_connections: self.legs.borrow().clients(),
+            upstream_connections: self.legs.borrow().upstreams(),
+            opaque_connections: counters.opaque_open,
+            accept: counters.accept,
+            opaque: counters.opaque,
+            services: Vec::new(),
+            counters: Vec::new(),
+        }
+    }
+}
+
+/// A client's connection that is open.
+pub(super) struct OpenClient(Rc<Pod>);
+
+impl Drop for OpenClient {
+    fn drop(&mut self) {
+        self.0.clients.set(self.0.clients.get() - 1);
+        self.0.client_left.notify_one();
+    }
+}

@@ -1,0 +1,117 @@
+//! Bytes from one socket to the other and back, untouched, each direction with an end of its own.
+//!
+//! What is read goes out in the same breath; only what the other side does not take is kept, and then nothing more is
+//! read in that direction: at most one read's worth ([`Scratch`]) a direction. An idle connection owns no buffer.
+
+use std::future::poll_fn;
+use std::io;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BytesMut};
+use tokio::net::TcpStream;
+
+use super::socket;
+use super::worker::Scratch;
+
+/// Reads of one direction before other connections have their turn.
+const READS_A_TURN: u32 = 8;
+
+/// One direction of a relayed connection.
+#[derive(Debug, Default)]
+struct Direction {
+    /// Read, and not yet taken by the other side.
+    waiting: BytesMut,
+    ended: bool,
+    /// The end of stream was passed on: nothing is left to do.
+    shut: bool,
+    bytes: u64,
+}
+
+/// How many bytes went each way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Passed {
+    pub to_upstream: u64,
+    pub to_client: u64,
+}
+
+/// Relays until both sides have ended, beginning with `first` from the client. An error of either side is returned at
+/// once; the sockets are then to be dropped as they are, which resets both. The counts are right in either case.
+pub(super) async fn relay(
+    scratch: &Scratch,
+    client: &TcpStream,
+    upstream: &TcpStream,
+    first: BytesMut,
+    passed: &mut Passed,
+) -> io::Result<()> {
+    let mut up = Direction {
+        waiting: first,
+        ..Direction::default()
+    };
+    let mut down = Direction::default();
+    let result = poll_fn(|cx| {
+        // Both are polled each time: each registers its own wake-ups.
+        let up = up.poll(cx, scratch, client, upstream)?;
+        let down = down.poll(cx, scratch, upstream, client)?;
+        if up.is_ready() && down.is_ready() {
+            Poll::Ready(Ok(()))
+        } else {
+            Poll::Pending
+        }
+    })
+    .await;
+    *passed = Passed {
+        to_upstream: up.bytes,
+        to_client: down.bytes,
+    };
+    result
+}
+
+impl Direction {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &Scratch,
+        from: &TcpStream,
+        to: &TcpStream,
+    ) -> Poll<io::Result<()>> {
+        if self.shut {
+            return Poll::Ready(Ok(()));
+        }
+        for _ in 0..READS_A_TURN {
+            while !self.waiting.is_empty() {
+                ready!(to.poll_write_ready(cx))?;
+                let written = write(to, &self.waiting)?;
+                self.waiting.advance(written);
+                self.bytes += written as u64;
+            }
+            self.waiting = BytesMut::new();
+            if self.ended {
+                socket::shutdown_write(to)?;
+                self.shut = true;
+                return Poll::Ready(Ok(()));
+            }
+            ready!(from.poll_read_ready(cx))?;
+            let mut buffer = scratch.take();
+            match socket::read(from, &mut buffer) {
+                Ok(0) => self.ended = true,
+                Ok(_) => {
+                    let written = write(to, &buffer)?;
+                    self.bytes += written as u64;
+                    self.waiting.extend_from_slice(&buffer[written..]);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+/// Writes what the socket takes: 0 when it is full.
+fn write(to: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    match to.try_write(bytes) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+        result => result,
+    }
+}

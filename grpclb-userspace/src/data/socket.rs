@@ -1,0 +1,86 @@
+//! The options that every relayed socket carries, and how such sockets end.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+
+/// How much unsent data the kernel takes before it calls the socket full (`TCP_NOTSENT_LOWAT`). What waits stays with
+/// us, where a reset or a GOAWAY can still overtake it, and the kernel's buffers stay small.
+const NOTSENT_LOWAT: u32 = 128 * 1024;
+
+/// How long sent data may stay unacknowledged before the peer counts as dead (gRFC A18's default).
+const USER_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A silent peer is probed after this time, then at this interval.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEPALIVE_PROBES: u32 = 3;
+
+/// Sets what accepted sockets inherit from their listener (Linux copies these at accept, which saves four system calls
+/// a connection).
+pub(super) fn prepare_listener(listener: &impl AsFd) -> io::Result<()> {
+    let socket = SockRef::from(listener);
+    socket.set_nonblocking(true)?;
+    prepare_relayed(&socket)
+}
+
+/// Sets what a socket to a backend carries, before it connects.
+pub(super) fn prepare_upstream(socket: &socket2::Socket, mark: Option<u32>) -> io::Result<()> {
+    if let Some(mark) = mark {
+        socket.set_mark(mark)?;
+    }
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    socket.set_tcp_keepalive(
+        &TcpKeepalive::new()
+            .with_time(KEEPALIVE)
+            .with_interval(KEEPALIVE_INTERVAL)
+            .with_retries(KEEPALIVE_PROBES),
+    )?;
+    prepare_relayed(&SockRef::from(socket))
+}
+
+fn prepare_relayed(socket: &SockRef<'_>) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_notsent_lowat(NOTSENT_LOWAT)?;
+    // Our death must not look like a clean end of stream (measured: without this, kill -9 gives both sides a FIN).
+    socket.set_linger(Some(Duration::ZERO))
+}
+
+/// Ends a connection in order: the caller has sent all and shut its side down. From here on closing sends no reset.
+pub(super) fn lift_linger(socket: &impl AsFd) {
+    // A failure leaves the reset in place, which a peer that has had our FIN no longer minds.
+    let _ = SockRef::from(socket).set_linger(None);
+}
+
+/// Ends our direction of the connection: the peer reads an end of stream after all that was sent.
+pub(super) fn shutdown_write(socket: &impl AsFd) -> io::Result<()> {
+    SockRef::from(socket).shutdown(std::net::Shutdown::Write)
+}
+
+/// Lets the kernel take what it wants again: opaque bytes gain nothing from waiting with us.
+pub(super) fn lift_notsent_lowat(socket: &impl AsFd) {
+    // 0 is the kernel's default; a failure costs speed only.
+    let _ = SockRef::from(socket).set_tcp_notsent_lowat(0);
+}
+
+/// Reads once, up to the buffer's spare capacity. Less than that means that the socket is empty: the stream then waits
+/// for its next event without another system call that would only say so.
+pub(super) fn read(stream: &TcpStream, buffer: &mut BytesMut) -> io::Result<usize> {
+    let room = buffer.capacity() - buffer.len();
+    let read = stream.try_read_buf(buffer)?;
+    if 0 < read && read < room {
+        forget_readiness(stream, Interest::READABLE);
+    }
+    Ok(read)
+}
+
+/// Tells tokio that the socket would block. Safe from lost wake-ups: events are edges, and one that comes after this
+/// read is reported by the next poll of this same thread; an end of stream is kept by tokio in any case.
+fn forget_readiness(stream: &TcpStream, interest: Interest) {
+    let _ = stream.try_io(interest, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+}

@@ -1,0 +1,89 @@
+//! What the data plane says about itself: plain values, collected from the workers when somebody asks.
+
+use std::net::SocketAddr;
+
+use serde::Serialize;
+
+/// One snapshot over all workers.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct DataStatus {
+    pub pods: Vec<PodStatus>,
+}
+
+/// One client pod.
+#[derive(Clone, Debug, Serialize)]
+pub struct PodStatus {
+    pub pod: String,
+    pub worker: usize,
+    pub draining: bool,
+    /// Open HTTP/2 connections of the pod's clients.
+    pub client_connections: usize,
+    /// Open HTTP/2 connections to backends.
+    pub upstream_connections: usize,
+    /// Open connections that are relayed byte by byte.
+    pub opaque_connections: usize,
+    pub accept: AcceptCounters,
+    pub opaque: OpaqueCounters,
+    pub services: Vec<ServiceStatus>,
+    /// The engine's totals of this pod, by name (`calls`, `replayed`, a limit that was hit, …).
+    pub counters: Vec<(&'static str, u64)>,
+}
+
+/// What became of the connections that a pod's listeners took in; totals since the pod was added.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct AcceptCounters {
+    pub accepted: u64,
+    pub probes: u64,
+    /// Reset: the address named no Service.
+    pub unknown_service: u64,
+    /// Proved to be HTTP/2.
+    pub http2: u64,
+    /// Proved to be something else.
+    pub opaque: u64,
+    /// Said nothing for the time that undeclared ports are given; relayed as opaque.
+    pub silent: u64,
+    /// Ended or were reset before they proved to be anything.
+    pub ended_early: u64,
+    /// `accept` failed: no descriptors or no memory.
+    pub failed: u64,
+}
+
+/// Opaque connections; totals since the pod was added.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct OpaqueCounters {
+    pub dials: u64,
+    pub failed_dials: u64,
+    /// Reset because no endpoint took the connection.
+    pub unserved: u64,
+    pub ended: u64,
+    pub reset: u64,
+    pub bytes_from_clients: u64,
+    pub bytes_to_clients: u64,
+}
+
+/// One Service port as a client pod uses it.
+#[derive(Clone, Debug, Serialize)]
+pub struct ServiceStatus {
+    pub slot: u32,
+    pub name: String,
+    pub policy: String,
+    pub endpoints: Vec<EndpointStatus>,
+}
+
+/// One endpoint as a client pod uses it.
+#[derive(Clone, Debug, Serialize)]
+pub struct EndpointStatus {
+    pub id: String,
+    pub address: SocketAddr,
+    pub draining: bool,
+    /// Open HTTP/2 connections.
+    pub connections: usize,
+    /// Calls in flight.
+    pub streams: usize,
+    /// Calls given to it since the pod was added.
+    pub calls: u64,
+    /// Calls that it failed, by a reset or by its death.
+    pub errors: u64,
+    /// Opaque connections in flight.
+    pub opaque: usize,
+}

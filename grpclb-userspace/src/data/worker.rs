@@ -1,0 +1,288 @@
+//! A worker: a thread, its runtime, the pods and Services that it was told of, and its heartbeat.
+
+use std::cell::{Cell, RefCell, RefMut};
+use std::collections::HashMap;
+use std::io;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use grpclb_engine::Time;
+use grpclb_engine::splitter::Budget;
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::MissedTickBehavior;
+
+use super::config::{Config, Leave, Listeners};
+use super::pod::Pod;
+use super::services::Services;
+use super::status::PodStatus;
+use crate::model::{PodId, ServicePort};
+use crate::netns::Netns;
+
+/// How often the worker shows that its loop turns (STEERING.md: stale at 500 ms).
+const HEARTBEAT: Duration = Duration::from_millis(100);
+
+/// One read of frames: they are forwarded while the cache still holds them.
+const FRAMES_READ: usize = 64 * 1024;
+
+/// One read of relayed bytes: larger ones cost fewer system calls.
+const BULK_READ: usize = 256 * 1024;
+
+/// What the worker is asked to do.
+pub(super) enum Command {
+    AddPod {
+        pod: PodId,
+        netns: Arc<Netns>,
+        listeners: Listeners,
+        shared: bool,
+    },
+    RemovePod {
+        pod: PodId,
+        leave: Leave,
+        done: oneshot::Sender<()>,
+    },
+    SetService {
+        slot: u32,
+        service: Arc<ServicePort>,
+    },
+    RemoveService {
+        slot: u32,
+    },
+    Drain {
+        done: oneshot::Sender<()>,
+    },
+    Status {
+        reply: oneshot::Sender<Vec<PodStatus>>,
+    },
+}
+
+/// What all pods of a worker share.
+pub(super) struct Worker {
+    pub index: usize,
+    pub config: Config,
+    pub services: RefCell<Services>,
+    /// Reads of HTTP/2 connections go here.
+    pub frames: Scratch,
+    /// Reads of opaque connections go here.
+    pub bulk: Scratch,
+    pub splitter_config: Arc<grpclb_engine::splitter::Config>,
+    /// What all pods of the agent may buffer.
+    pub budget: Arc<Budget>,
+    started: Instant,
+    pods_made: Cell<u64>,
+}
+
+impl Worker {
+    /// Now, on the engine's clock.
+    pub(super) fn now(&self) -> Time {
+        Time::from_nanos(u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    /// Another seed for each pod of each worker of each start.
+    pub(super) fn seed(&self) -> u64 {
+        let pod = self.pods_made.replace(self.pods_made.get() + 1);
+        grpclb_engine::rng::mix(self.config.seed ^ ((self.index as u64) << 48) ^ pod)
+    }
+}
+
+/// A buffer that all reads of a worker go into: connections that wait own none.
+pub(super) struct Scratch {
+    buffer: RefCell<BytesMut>,
+    size: usize,
+}
+
+impl Scratch {
+    fn new(size: usize) -> Self {
+        Self {
+            buffer: RefCell::new(BytesMut::with_capacity(size)),
+            size,
+        }
+    }
+
+    /// The buffer, empty, until the guard is dropped. Never across an await: the next task takes it.
+    pub(super) fn take(&self) -> RefMut<'_, BytesMut> {
+        let mut buffer = self.buffer.borrow_mut();
+        buffer.clear();
+        // Payloads that were handed on by reference keep the old memory; then this takes new.
+        buffer.reserve(self.size);
+        buffer
+    }
+}
+
+/// Starts the thread; the worker runs until the sender is dropped.
+pub(super) fn start(
+    index: usize,
+    config: &Config,
+    budget: &Arc<Budget>,
+) -> io::Result<mpsc::UnboundedSender<Command>> {
+    let runtime = || {
+        Builder::new_current_thread()
+            .enable_all()
+            .build_local(LocalOptions::default())
+    };
+    let (commands, inbox) = mpsc::unbounded_channel();
+    let (config, budget) = (config.clone(), Arc::clone(budget));
+    std::thread::Builder::new()
+        .name(format!("data-{index}"))
+        .spawn(move || {
+            let _die = DieOnPanic;
+            match runtime() {
+                Ok(runtime) => runtime.block_on(run(index, config, budget, inbox)),
+                Err(error) => panic!("data worker {index}: no runtime: {error}"),
+            }
+        })?;
+    Ok(commands)
+}
+
+async fn run(index: usize, config: Config, budget: Arc<Budget>, mut inbox: mpsc::UnboundedReceiver<Command>) {
+    let splitter_config = Arc::new(grpclb_engine::splitter::Config {
+        node: Arc::clone(&config.node),
+    });
+    let worker = Rc::new(Worker {
+        index,
+        config,
+        services: RefCell::default(),
+        frames: Scratch::new(FRAMES_READ),
+        bulk: Scratch::new(BULK_READ),
+        splitter_config,
+        budget,
+        started: Instant::now(),
+        pods_made: Cell::new(0),
+    });
+    let mut pods = Pods {
+        worker,
+        present: HashMap::new(),
+        leaving: Vec::new(),
+    };
+    let mut heartbeat = tokio::time::interval(HEARTBEAT);
+    heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            _ = heartbeat.tick() => (pods.worker.config.heartbeat)(index),
+            command = inbox.recv() => match command {
+                Some(command) => pods.obey(command),
+                None => return, // the runtime drops all tasks, which resets their connections
+            },
+        }
+    }
+}
+
+struct Pods {
+    worker: Rc<Worker>,
+    present: HashMap<PodId, Rc<Pod>>,
+    /// Pods that drain, until their last connection has ended.
+    leaving: Vec<Weak<Pod>>,
+}
+
+impl Pods {
+    fn obey(&mut self, command: Command) {
+        self.leaving.retain(|pod| pod.strong_count() > 0);
+        match command {
+            Command::AddPod {
+                pod,
+                netns,
+                listeners,
+                shared,
+            } => {
+                if let Some(former) = self.present.remove(&pod) {
+                    self.leave(former, Leave::Drain, None);
+                }
+                let added = Pod::start(
+                    Rc::clone(&self.worker),
+                    Arc::clone(&pod),
+                    netns,
+                    listeners,
+                    shared,
+                );
+                self.present.insert(pod, added);
+            }
+            Command::RemovePod { pod, leave, done } => {
+                let former = self.present.remove(&pod);
+                if leave == Leave::Reset {
+                    // A pod that is gone takes along what drained until now.
+                    for old in self
+                        .leaving
+                        .iter()
+                        .filter_map(Weak::upgrade)
+                        .filter(|old| old.id == pod)
+                    {
+                        spawn(async move { old.reset().await });
+                    }
+                }
+                if let Some(former) = former {
+                    self.leave(former, leave, Some(done));
+                }
+            }
+            Command::SetService { slot, service } => {
+                self.worker.services.borrow_mut().set(slot, &service);
+                self.all().for_each(|pod| pod.service_changed(slot));
+            }
+            Command::RemoveService { slot } => {
+                self.worker.services.borrow_mut().remove(slot);
+                self.all().for_each(|pod| pod.service_changed(slot));
+            }
+            Command::Drain { done } => {
+                let pods: Vec<_> = self.all().collect();
+                spawn(async move {
+                    for pod in &pods {
+                        pod.begin_drain();
+                    }
+                    for pod in pods {
+                        pod.drained().await;
+                    }
+                    let _ = done.send(());
+                });
+            }
+            Command::Status { reply } => {
+                let _ = reply.send(self.all().map(|pod| pod.status()).collect());
+            }
+        }
+    }
+
+    fn all(&self) -> impl Iterator<Item = Rc<Pod>> {
+        self.present
+            .values()
+            .cloned()
+            .chain(self.leaving.iter().filter_map(Weak::upgrade))
+    }
+
+    fn leave(&mut self, pod: Rc<Pod>, leave: Leave, done: Option<oneshot::Sender<()>>) {
+        if leave == Leave::Drain {
+            self.leaving.push(Rc::downgrade(&pod));
+            pod.begin_drain();
+        }
+        spawn(async move {
+            if leave == Leave::Drain {
+                pod.drained().await;
+            }
+            pod.reset().await;
+            drop(pod); // and with it the last hold on the namespace
+            if let Some(done) = done {
+                let _ = done.send(());
+            }
+        });
+    }
+}
+
+/// Runs a task whose panic ends the process.
+fn spawn(task: impl Future<Output = ()> + 'static) {
+    tokio::task::spawn_local(async move {
+        let _die = DieOnPanic;
+        task.await;
+    });
+}
+
+/// Ends the process when the code around it panics: a worker's connections must be reset by the process's death and
+/// never stand still. Tokio would catch the panic of a task and go on without it.
+pub(super) struct DieOnPanic;
+
+impl Drop for DieOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
