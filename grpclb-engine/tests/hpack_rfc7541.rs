@@ -13,12 +13,13 @@ fn hex(digits: &str) -> Vec<u8> {
         .bytes()
         .filter(|byte| !byte.is_ascii_whitespace())
         .collect();
-    let pair = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+    let pair =
+        |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).expect("ASCII"), 16).expect("a digit");
     digits.chunks(2).map(pair).collect()
 }
 
 fn pairs(list: &HeaderList) -> Vec<(String, String)> {
-    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("text");
     list.iter()
         .map(|entry| (text(entry.field.name()), text(entry.field.value())))
         .collect()
@@ -27,7 +28,7 @@ fn pairs(list: &HeaderList) -> Vec<(String, String)> {
 fn lines(text: &str) -> Vec<(String, String)> {
     text.trim()
         .lines()
-        .map(|line| line.trim().split_once(": ").unwrap())
+        .map(|line| line.trim().split_once(": ").expect("a field"))
         .map(|(n, v)| (n.into(), v.into()))
         .collect()
 }
@@ -327,9 +328,9 @@ fn a_peer_that_acknowledged_a_smaller_table_must_begin_by_shrinking_it() {
     // RFC 9113 §4.3.1.
     let shrunk = |sizes: &[u32], block: &str| {
         let mut ends = Ends::new();
-        sizes
-            .iter()
-            .for_each(|&size| ends.decoder.set_max_table_size(size));
+        for &size in sizes {
+            ends.decoder.set_max_table_size(size);
+        }
         ends.decode(&hex(block)).map(|_| ())
     };
     assert_eq!(
@@ -367,7 +368,7 @@ fn a_peer_that_acknowledged_a_smaller_table_must_begin_by_shrinking_it() {
 #[test]
 fn an_encoder_announces_the_smallest_and_the_last_size_before_its_next_block() {
     let mut encoder = Encoder::new();
-    let mut block = |encoder: &mut Encoder| {
+    let block = |encoder: &mut Encoder| {
         let mut block = BytesMut::new();
         encoder.encode(&HeaderList::new(), &mut block);
         block.to_vec()

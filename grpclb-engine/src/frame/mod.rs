@@ -5,7 +5,7 @@
 //! states, no windows and no roles; those belong to `connection`. Field blocks are opaque here; `hpack` reads them.
 //!
 //! Payloads are never copied: a chunk shares the memory of the buffer that it was read into. DATA is cut through, so a
-//! piece of a DATA frame goes on as soon as it is there.
+//! piece of a DATA frame (1 KiB, or its end) goes on as soon as it is there.
 
 mod error;
 mod id;

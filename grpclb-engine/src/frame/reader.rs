@@ -4,6 +4,10 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use super::{Error, ErrorCode, FRAME_HEADER_LEN, Frame, Priority, SettingsPayload, StreamId, flag, kind};
 
+/// Least bytes of DATA to hand on before the end of their frame. A sender whose bytes trickle in must not become, through
+/// us, one of many tiny frames: receivers end connections for those, and ours are shared.
+const MIN_PIECE: usize = 1024;
+
 /// Reads the frames of one connection, in whatever pieces they arrive.
 ///
 /// After a connection error the reader must not be asked again; after a stream error it goes on with the next frame.
@@ -108,7 +112,7 @@ impl Reader {
         }
     }
 
-    /// Begins a DATA frame (RFC 9113 §6.1). Its header stays in `input` until a byte of its data is there as well.
+    /// Begins a DATA frame (RFC 9113 §6.1). Its header stays in `input` until a piece of its data is there as well.
     fn data(&mut self, header: &FrameHeader, input: &mut BytesMut) -> Result<Option<Frame>, Error> {
         header.on_stream("DATA")?;
         let mut before = FRAME_HEADER_LEN;
@@ -129,7 +133,7 @@ impl Reader {
                 .checked_sub(padding)
                 .ok_or(Error::Padding { frame: "DATA" })?;
         }
-        if left > 0 && input.len() == before {
+        if !is_piece(input.len() - before, left) {
             return Ok(None);
         }
         input.advance(before);
@@ -154,7 +158,7 @@ impl Reader {
         flow_controlled: u32,
     ) -> Option<Frame> {
         let here = input.len().min(left as usize);
-        if here == 0 && left > 0 {
+        if !is_piece(here, left) {
             return None;
         }
         let chunk = take(input, here);
@@ -384,6 +388,11 @@ impl FrameHeader {
             },
         })
     }
+}
+
+/// Whether `here` of `left` bytes of data are enough to hand on.
+fn is_piece(here: usize, left: u32) -> bool {
+    here >= MIN_PIECE.min(left as usize)
 }
 
 fn parse_priority(payload: &mut BytesMut) -> Priority {

@@ -25,7 +25,7 @@ pub struct Fields {
     names: HashMap<u64, Rc<Name>, IdentityBuilder>,
     /// In order of index: a static entry's field id is its index.
     static_entries: Box<[Rc<Field>]>,
-    /// Bytes that `interned` and `names` keep, roughly.
+    /// Bytes that `interned` and `names` keep beyond the static table, roughly.
     footprint: usize,
     next_id: u64,
     until_sweep: usize,
@@ -160,12 +160,13 @@ impl Fields {
         let (fields, names) = (self.interned.len(), self.names.len());
         self.interned.shrink_to(2 * fields + MIN_SWEEP_INTERVAL);
         self.names.shrink_to(2 * names + MIN_SWEEP_INTERVAL);
+        let dynamic = self.names.values().filter(|name| name.static_index().is_none());
         self.footprint = self
             .interned
             .values()
             .map(|field| field.footprint())
             .sum::<usize>()
-            + self.names.values().map(|name| name.footprint()).sum::<usize>();
+            + dynamic.map(|name| name.footprint()).sum::<usize>();
         self.until_sweep = MIN_SWEEP_INTERVAL.max(fields + names);
     }
 
