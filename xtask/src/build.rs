@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::setup::{self, Need};
-use crate::{progress, workspace};
+use crate::{build_ebpf, progress, workspace};
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -23,6 +23,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 /// Builds the agent and returns the path of its binary.
 pub(crate) fn agent() -> Result<PathBuf> {
+    build_ebpf::object()?;
     let mut command = workspace::cargo();
     progress::run(
         "the agent",

@@ -4,6 +4,7 @@
 //! gRPC stack is a binary of another crate, which xtask builds and runs.
 
 mod build;
+mod build_ebpf;
 mod demo;
 mod progress;
 mod setup;
@@ -31,6 +32,8 @@ enum Command {
     Test(test::Options),
     /// Build the agent for use: the kernel programs, then the release binary that embeds them
     Build(build::Options),
+    /// Build the kernel programs alone, with Debian's toolchain or rustup's nightly, whichever is there
+    BuildEbpf(build_ebpf::Options),
     /// Install what building and testing need, and say each step
     Setup(setup::Options),
 }
@@ -40,6 +43,7 @@ fn main() -> anyhow::Result<()> {
         Command::Demo(options) => demo::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Build(options) => build::run(&options),
+        Command::BuildEbpf(options) => build_ebpf::run(&options),
         Command::Setup(options) => setup::run(&options),
     }
 }
