@@ -1,0 +1,10 @@
+//! One HTTP/2 connection: against scripted peers (RFC 9113 section by section), against itself, and against the h2 crate.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod owner;
+mod rfc9113_3_4_frames;
+mod rfc9113_5_streams;
+mod rfc9113_6_definitions;
+mod rfc9113_8_messages;
