@@ -104,7 +104,8 @@ pub(super) fn start(config: &Config, source: Arc<dyn StatusSource>) -> Result<Ad
     })
 }
 
-/// Opens a port. `SO_REUSEPORT` lets the next agent open it while this one still drains.
+/// Opens a port, for this agent alone: while a predecessor has it, `app` tries again. SO_REUSEADDR ignores connections of
+/// the predecessor that are in TIME_WAIT.
 fn listen(
     address: SocketAddr,
     purpose: &'static str,
@@ -115,7 +116,6 @@ fn listen(
         let domain = socket2::Domain::for_address(address);
         let socket = socket2::Socket::new(domain, socket2::Type::STREAM.nonblocking().cloexec(), None)?;
         socket.set_reuse_address(true)?;
-        socket.set_reuse_port(true)?;
         socket.bind(&address.into())?;
         socket.listen(128)?;
         let _guard = runtime.enter();

@@ -1,0 +1,137 @@
+//! What `grpclb status` looks like.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::observe::status::{Endpoint, Kernel, Process, Readiness, Source, Worker};
+
+fn endpoint(id: &str, address: &str, state: EndpointState, calls: u64) -> Endpoint {
+    Endpoint {
+        id: id.to_owned(),
+        address: address.parse().unwrap(),
+        weight: 1,
+        state,
+        connections: 1,
+        streams: 3,
+        calls,
+        errors: u64::from(state == EndpointState::Failed),
+    }
+}
+
+fn example() -> Status {
+    Status {
+        node: "node-1".to_owned(),
+        instance: "agent-1-2".to_owned(),
+        version: "0.1.0".to_owned(),
+        pid: 4711,
+        uptime_seconds: 3725,
+        phase: Phase::Running,
+        readiness: Readiness { ready: true, reasons: Vec::new() },
+        source: Source { name: "file /etc/grpclb.yaml".to_owned(), age_seconds: 61, generation: 2, error: None },
+        kernel: Kernel {
+            cgroup: Some("/sys/fs/cgroup/kubepods".to_owned()),
+            pins: "/sys/fs/bpf/grpclb/agent-1-2".to_owned(),
+            programs: Vec::new(),
+            counters: BTreeMap::from([("steered".to_owned(), 42), ("no_service".to_owned(), 0)]),
+            error: None,
+        },
+        process: Process { resident_bytes: 8_400_000, socket_bytes: Some(2_000), open_files: 34, threads: 4, cpu_seconds: 0.42 },
+        workers: vec![Worker { index: 0, heartbeat_age_ms: 12, pods: 1, connections: 4 }],
+        pods: vec![
+            Pod {
+                id: "client".to_owned(),
+                netns: "client".to_owned(),
+                state: PodState::Steered,
+                port: Some(28_651),
+                worker: Some(0),
+                connections: 1,
+                upstreams: 2,
+                streams: 6,
+                ..Pod::default()
+            },
+            Pod {
+                id: "late".to_owned(),
+                netns: "pid:7".to_owned(),
+                reason: Some("no such process".to_owned()),
+                ..Pod::default()
+            },
+        ],
+        services: vec![Service {
+            id: "greeter:50051".to_owned(),
+            addresses: vec!["10.96.7.1".parse().unwrap(), "fd00::1".parse().unwrap()],
+            port: 50_051,
+            protocol: "http2".to_owned(),
+            policy: "round_robin".to_owned(),
+            slot: Some(3),
+            steered: true,
+            connections: 1,
+            endpoints: vec![
+                endpoint("a", "10.0.0.1:50051", EndpointState::Ready, 30),
+                endpoint("b", "10.0.0.2:50051", EndpointState::Failed, 10),
+            ],
+            ..Service::default()
+        }],
+        counters: BTreeMap::new(),
+    }
+}
+
+#[test]
+fn tables_are_aligned_plain_text_without_colours() {
+    let expected = "\
+grpclb 0.1.0 on node-1, running for 1h 2m
+  ready    yes
+";
+    let text = status(&example(), false);
+    assert!(text.starts_with(expected), "{text}");
+    assert!(!text.contains('\x1b'), "{text}");
+}
+
+#[test]
+fn colours_change_nothing_but_the_colours() {
+    let coloured = status(&example(), true);
+    assert!(coloured.contains("\x1b["), "{coloured}");
+    let mut plain = String::new();
+    let mut rest = coloured.as_str();
+    while let Some((before, after)) = rest.split_once("\x1b[") {
+        plain.push_str(before);
+        rest = after.split_once('m').unwrap().1;
+    }
+    plain.push_str(rest);
+    let trimmed: Vec<&str> = plain.lines().map(str::trim_end).collect();
+    assert_eq!(trimmed.join("\n"), status(&example(), false).trim_end());
+}
+
+#[test]
+fn reasons_of_an_agent_that_is_not_ready_stand_below() {
+    let mut example = example();
+    example.readiness = Readiness { ready: false, reasons: vec!["pod late waits".to_owned(), "no BTF".to_owned()] };
+    example.kernel.cgroup = None;
+    example.source.error = Some("a.yaml:1:1: bad\na.yaml:2:1: worse".to_owned());
+    let text = status(&example, false);
+    for line in [
+        "  ready    no",
+        "           pod late waits",
+        "           no BTF",
+        "           a.yaml:2:1: worse",
+        "  kernel   not attached: nothing is steered",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line:?} is not in\n{text}");
+    }
+}
+
+#[test]
+fn an_agent_with_nothing_to_do_says_so() {
+    let text = status(&Status::default(), false);
+    assert!(text.contains("Pods\n  none is enabled\n"), "{text}");
+    assert!(text.contains("Services\n  none is known\n"), "{text}");
+}
+
+#[test]
+fn times_and_sizes_are_short() {
+    assert_eq!(
+        [duration(5), duration(725), duration(7_320), duration(100_000)],
+        ["5s", "12m 5s", "2h 2m", "1d 3h"]
+    );
+    assert_eq!([size(512), size(8_400_000), size(2_500_000_000)], ["0.5 kB", "8.4 MB", "2.5 GB"]);
+    assert_eq!([share(0, 0), share(1, 3)], ["-", "33.3%"]);
+}
