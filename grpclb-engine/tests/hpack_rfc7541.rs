@@ -423,13 +423,21 @@ fn never_indexed_and_unindexed_fields_stay_so_even_where_a_table_has_them() {
 }
 
 #[test]
-fn what_is_sent_once_is_not_put_into_the_table() {
+fn a_value_sent_once_is_not_put_into_the_table_beside_its_name() {
     let mut ends = Ends::new();
-    let list = ends.decode(&hex("40 01 61 01 62")).unwrap();
+    let first = ends.decode(&hex("40 01 61 01 62")).unwrap();
+    let other = ends.decode(&hex("7e 01 63")).unwrap();
     let mut block = BytesMut::new();
-    for expected in ["00 01 61 01 62", "40 01 61 01 62", "be"] {
+    let cases = [
+        (&first, "40 01 61 01 62"),
+        (&first, "be"),
+        (&other, "0f 2f 01 63"),
+        (&other, "7e 01 63"),
+        (&other, "be"),
+    ];
+    for (list, expected) in cases {
         block.clear();
-        ends.encoder.encode(&list, &mut block);
+        ends.encoder.encode(list, &mut block);
         assert_eq!(&block[..], hex(expected));
     }
 }

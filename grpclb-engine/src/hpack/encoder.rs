@@ -1,12 +1,13 @@
 //! Field blocks out: HPACK's encoder (RFC 7541 §3, §4, §6), which finds fields by id and copies literals as received.
 //!
-//! A field is put into the table when it is sent for the second time. What differs with every call (`grpc-timeout`,
-//! `traceparent`) then costs no table work at either end and drives nothing useful out, whatever the sender indexed.
+//! A field is put into the table when it is sent for the second time, or when its name is new there. What differs with
+//! every call (`grpc-timeout`, `traceparent`) then is a reference to its name and a value, costs no table work at either
+//! end and drives nothing useful out, whatever its sender indexed.
 
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
-use bytes::{BufMut, BytesMut};
+use bytes::BytesMut;
 
 use super::fields::IdentityBuilder;
 use super::{DEFAULT_TABLE_SIZE, Field, HeaderList, Indexing, Name, integer, static_table};
@@ -81,30 +82,29 @@ impl Encoder {
     }
 
     fn encode_field(&mut self, field: &Rc<Field>, indexing: Indexing, out: &mut BytesMut) {
-        match indexing {
-            Indexing::Index => {
-                if let Some(index) = self.index_of(field) {
-                    integer::encode(out, 0x80, 7, index);
-                } else if field.mark_sent() && field.size() <= self.capacity {
-                    self.literal(field, 0x40, 6, out);
-                    self.insert(Rc::clone(field));
-                } else {
-                    self.literal(field, 0x00, 4, out);
-                }
-            }
-            Indexing::Without => self.literal(field, 0x00, 4, out),
-            Indexing::Never => self.literal(field, 0x10, 4, out),
+        if indexing == Indexing::Index
+            && let Some(index) = self.index_of(field)
+        {
+            integer::encode(out, 0x80, 7, index);
+            return;
         }
-    }
-
-    fn literal(&self, field: &Field, flags: u8, prefix: u32, out: &mut BytesMut) {
-        if let Some(index) = self.index_of_name(&field.name) {
-            integer::encode(out, flags, prefix, index);
-        } else {
-            out.put_u8(flags);
+        let name = self.index_of_name(&field.name);
+        let insert = indexing == Indexing::Index
+            && field.size() <= self.capacity
+            && (field.mark_sent() || name.is_none());
+        let (flags, prefix) = match indexing {
+            Indexing::Never => (0x10, 4),
+            _ if insert => (0x40, 6),
+            _ => (0x00, 4),
+        };
+        integer::encode(out, flags, prefix, name.unwrap_or(0));
+        if name.is_none() {
             out.extend_from_slice(field.name.wire());
         }
         field.literal().write(out);
+        if insert {
+            self.insert(Rc::clone(field));
+        }
     }
 
     fn index_of(&self, field: &Field) -> Option<u32> {

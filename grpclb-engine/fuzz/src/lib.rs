@@ -1,0 +1,4 @@
+//! What must hold for any bytes that reach the engine, one module a target.
+
+pub mod frames;
+pub mod hpack;
