@@ -38,9 +38,9 @@ impl Links {
                     let id = program.attach(&cgroup, mode).map_err(failed)?;
                     let link = program.take_link(id).map_err(failed)?;
                     if is_connect(&step.hook) {
-                        links.connect.push((step.hook.name, link))
+                        links.connect.push((step.hook.name, link));
                     } else {
-                        links.names.push(link)
+                        links.names.push(link);
                     }
                 }
                 Some(Program::SockOps(program)) => {

@@ -54,11 +54,11 @@ pub(super) fn load(options: &Options, object: &[u8], pins: &Pins) -> Result<Load
         .load(object)
         .map_err(|error| refused("load the maps", &error))?;
 
-    let mut programs = Vec::new();
+    let mut taken = Vec::new();
     let mut notes = Vec::new();
-    for name in HOOKS.iter().map(|hook| hook.program).chain([program::SK_MSG]) {
+    for name in programs() {
         match load_program(&mut ebpf, name) {
-            Ok(()) => programs.push(name),
+            Ok(()) => taken.push(name),
             Err(error) if is_permission(&error) => return Err(refused(&format!("load {name}"), &error)),
             Err(error) => {
                 tracing::debug!(
@@ -74,9 +74,28 @@ pub(super) fn load(options: &Options, object: &[u8], pins: &Pins) -> Result<Load
     Ok(Loaded {
         ebpf,
         maps,
-        programs,
+        programs: taken,
         notes,
     })
+}
+
+/// Gives every program to the kernel and lets go of it again; pins nothing.
+pub(super) fn try_programs(object: &[u8]) -> Result<Vec<(&'static str, std::result::Result<(), String>)>> {
+    let mut ebpf = EbpfLoader::new()
+        .load(object)
+        .map_err(|error| refused("load the maps", &error))?;
+    let mut attempt = |name| {
+        (
+            name,
+            load_program(&mut ebpf, name).map_err(|error| first_line(&error)),
+        )
+    };
+    Ok(programs().map(&mut attempt).collect())
+}
+
+/// All programs of the object.
+fn programs() -> impl Iterator<Item = &'static str> {
+    HOOKS.iter().map(|hook| hook.program).chain([program::SK_MSG])
 }
 
 fn load_program(ebpf: &mut Ebpf, name: &str) -> std::result::Result<(), ProgramError> {

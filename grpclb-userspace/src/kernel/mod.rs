@@ -25,6 +25,7 @@ mod verify;
 pub use error::{Error, Result};
 pub use heartbeat::Heartbeat;
 pub use identify::Identify;
+pub use pins::sweep;
 pub use tables::{Backend, Pod, Service};
 
 use std::collections::HashMap;
@@ -218,7 +219,7 @@ impl Kernel {
     /// Enables a pod by its namespace cookie. Its listener must accept by now.
     pub fn put_pod(&mut self, cookie: u64, pod: &Pod) -> Result<()> {
         let accelerate = pod.accelerate && self.attach_sk_msg();
-        let value = Plain(pod.to_abi(self.state.ipv6, accelerate));
+        let value = Plain(pod.to_abi(accelerate));
         self.maps.pods.insert(cookie, value, 0).map_err(table("pods"))
     }
 

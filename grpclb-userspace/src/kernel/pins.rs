@@ -96,7 +96,7 @@ impl Drop for Pins {
 
 /// Removes what dead instances left, `current` included when it leads nowhere. What cannot be removed stays: it does no
 /// harm, and the next start tries again.
-pub(super) fn sweep(root: &Path) -> Vec<String> {
+pub fn sweep(root: &Path) -> Vec<String> {
     let mut removed = Vec::new();
     for entry in fs::read_dir(root).into_iter().flatten().flatten() {
         let path = entry.path();
@@ -156,7 +156,7 @@ fn mount_bpffs(root: &Path) -> Result<()> {
     if is_on_bpffs(root) {
         return Ok(());
     }
-    if !root.starts_with(BPFFS) {
+    if !can_mount(root) {
         let source = io::Error::other("not on a bpffs: mount one there (mount -t bpf bpf DIRECTORY)");
         return Err(failed(root, "use the directory")(source));
     }
@@ -183,6 +183,11 @@ fn mount_bpffs(root: &Path) -> Result<()> {
         }),
         Err(errno) => Err(failed(Path::new(BPFFS), "mount bpffs")(errno.into())),
     }
+}
+
+/// Whether we would mount a bpffs for this path: at its usual place only.
+pub(super) fn can_mount(root: &Path) -> bool {
+    root.starts_with(BPFFS) && Path::new(BPFFS).is_dir()
 }
 
 /// Whether this path, or the nearest directory above it that exists, lies on a bpffs.

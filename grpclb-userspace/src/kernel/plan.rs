@@ -168,11 +168,11 @@ pub(super) fn plan(observed: &Observed<'_>) -> Result<Plan> {
 }
 
 /// A program attached without MULTI at or above the target would be put out of effect by ours (measured: with
-/// ALLOW_OVERRIDE a connect that it denied went through), or the kernel refuses ours.
+/// `ALLOW_OVERRIDE` a connect that it denied went through), or the kernel refuses ours.
 fn refuse_to_override(standing: &[Standing]) -> Result<()> {
     let Some(found) = standing
         .iter()
-        .find(|at| !at.programs.is_empty() && at.flags & BPF_F_ALLOW_MULTI == 0)
+        .find(|at| !at.programs.is_empty() && !allows_ours(at))
     else {
         return Ok(());
     };
@@ -181,6 +181,11 @@ fn refuse_to_override(standing: &[Standing]) -> Result<()> {
         cgroup: found.cgroup.clone(),
         hook: found.hook,
     })
+}
+
+/// Whether programs of other owners stay in effect beside these.
+pub(super) fn allows_ours(at: &Standing) -> bool {
+    at.flags & BPF_F_ALLOW_MULTI != 0
 }
 
 #[cfg(test)]

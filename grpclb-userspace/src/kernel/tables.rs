@@ -15,7 +15,7 @@ pub struct Pod {
     pub port: u16,
     /// The listener stands on `[::1]` too.
     pub ipv6: bool,
-    /// Hand its sockets to sk_msg (opt-in: no backpressure, see docs).
+    /// Hand its sockets to `sk_msg` (opt-in: no backpressure, see docs).
     pub accelerate: bool,
     /// The pod's own addresses: what getsockname answers on steered sockets. Without one it answers a loopback address.
     pub source4: Option<Ipv4Addr>,
@@ -44,10 +44,10 @@ pub struct Backend {
 }
 
 impl Pod {
-    /// `ipv6` and `accelerate` may be beyond this kernel: then they are off.
-    pub(super) fn to_abi(&self, ipv6: bool, accelerate: bool) -> abi::Pod {
+    /// `accelerate`: whether this kernel can. Where it cannot steer IPv6, no program looks at that flag.
+    pub(super) fn to_abi(&self, accelerate: bool) -> abi::Pod {
         let mut flags = 0;
-        if self.ipv6 && ipv6 {
+        if self.ipv6 {
             flags |= pod_flags::IPV6;
         }
         if self.accelerate && accelerate {
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_kernel_lacks_is_off_though_the_pod_wants_it() {
+    fn acceleration_is_off_where_the_kernel_has_none_though_the_pod_wants_it() {
         let pod = Pod {
             name: "shop/cart".into(),
             worker: 1,
@@ -127,11 +127,7 @@ mod tests {
             source4: None,
             source6: None,
         };
-        assert_eq!(pod.to_abi(false, false).flags, 0);
-        assert_eq!(pod.to_abi(true, false).flags, pod_flags::IPV6);
-        assert_eq!(
-            pod.to_abi(true, true).flags,
-            pod_flags::IPV6 | pod_flags::ACCELERATE
-        );
+        assert_eq!(pod.to_abi(false).flags, pod_flags::IPV6);
+        assert_eq!(pod.to_abi(true).flags, pod_flags::IPV6 | pod_flags::ACCELERATE);
     }
 }

@@ -158,7 +158,7 @@ fn dial(
 /// What the forked process does: system calls only, no memory of its own. Zero, or why not.
 fn child(service: SocketAddr, source: IpAddr) -> u8 {
     fn errno(errno: Errno) -> u8 {
-        (errno as i32) as u8
+        (errno as i32).to_le_bytes()[0]
     }
     let family = if service.is_ipv4() {
         AddressFamily::Inet
@@ -253,7 +253,7 @@ impl<'a> Steering<'a> {
         steering
             .maps
             .pods
-            .insert(cookie, Plain(pod.to_abi(true, false)), 0)
+            .insert(cookie, Plain(pod.to_abi(false)), 0)
             .map_err(io::Error::other)?;
         Ok(steering)
     }
@@ -304,7 +304,7 @@ impl Place {
         loop {
             match waitpid(pid, None) {
                 Err(Errno::EINTR) => {}
-                Ok(WaitStatus::Exited(_, code)) => return Ok(code as u8),
+                Ok(WaitStatus::Exited(_, code)) => return Ok(code.to_le_bytes()[0]),
                 Ok(other) => {
                     return Err(io::Error::other(format!(
                         "the dialling process ended by {other:?}"
