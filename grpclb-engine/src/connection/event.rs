@@ -35,7 +35,7 @@ pub enum Event {
         chunk: Bytes,
         end_stream: bool,
     },
-    /// The stream ended without its END_STREAMs. The key is stale; nothing more comes of it.
+    /// The stream ended without its `END_STREAMs`. The key is stale; nothing more comes of it.
     Reset {
         stream: StreamKey,
         tag: Tag,
@@ -80,11 +80,11 @@ pub enum HeadersKind {
 /// Why a stream was reset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// The peer's RST_STREAM.
+    /// The peer's `RST_STREAM`.
     Peer,
-    /// The peer broke a rule that ends the stream alone (RFC 9113 §5.4.2); our RST_STREAM is on its way.
+    /// The peer broke a rule that ends the stream alone (RFC 9113 §5.4.2); our `RST_STREAM` is on its way.
     Local(&'static str),
-    /// The peer's message is malformed (RFC 9113 §8.1.1); our RST_STREAM is on its way.
+    /// The peer's message is malformed (RFC 9113 §8.1.1); our `RST_STREAM` is on its way.
     Malformed(Malformed),
     /// The peer's GOAWAY says that it did not and will not process the stream (RFC 9113 §6.8).
     GoAway,
@@ -124,6 +124,6 @@ pub struct Sent {
     pub tag: Tag,
     /// DATA payload bytes that were moved to the output.
     pub bytes: u32,
-    /// END_STREAM or RST_STREAM left: nothing more is sent for this tag.
+    /// `END_STREAM` or `RST_STREAM` left: nothing more is sent for this tag.
     pub end: bool,
 }

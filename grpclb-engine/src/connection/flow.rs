@@ -24,7 +24,11 @@ impl SendWindow {
 
     /// Bytes that may be sent now.
     pub(super) const fn available(self) -> u32 {
-        if self.0 > 0 { self.0 as u32 } else { 0 }
+        if self.0 > 0 {
+            self.0.unsigned_abs() as u32
+        } else {
+            0
+        }
     }
 
     /// As it is, debts included.
@@ -37,12 +41,12 @@ impl SendWindow {
         self.0 -= n as i64;
     }
 
-    /// WINDOW_UPDATE.
+    /// `WINDOW_UPDATE`.
     pub(super) const fn grow(&mut self, increment: u32) -> Result<(), Overflow> {
         self.shift(increment as i64)
     }
 
-    /// A changed SETTINGS_INITIAL_WINDOW_SIZE.
+    /// A changed `SETTINGS_INITIAL_WINDOW_SIZE`.
     pub(super) const fn shift(&mut self, delta: i64) -> Result<(), Overflow> {
         if self.0 + delta > MAX_WINDOW as i64 {
             return Err(Overflow);
@@ -110,11 +114,13 @@ impl RecvWindow {
         self.target = target;
     }
 
-    /// The peer has acknowledged another SETTINGS_INITIAL_WINDOW_SIZE.
+    /// The peer has acknowledged another `SETTINGS_INITIAL_WINDOW_SIZE`.
     pub(super) fn shift(&mut self, from: u32, to: u32) {
         let delta = i64::from(to) - i64::from(from);
         self.available += delta;
-        self.target = (i64::from(self.target) + delta).clamp(0, i64::from(MAX_WINDOW)) as u32;
+        self.target = u32::try_from(i64::from(self.target) + delta)
+            .unwrap_or(0)
+            .min(MAX_WINDOW);
     }
 
     /// Whether an announcement is worth a frame: half of the window is used.

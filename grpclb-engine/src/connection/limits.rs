@@ -4,7 +4,7 @@
 //! (streams that end in good order, DATA that moves) earns it back, and time forgives slowly. So a busy client that
 //! behaves is never cut off, however busy, and one that only costs is, after the burst. None is a plain rate.
 //!
-//! A limit that ends a connection does so with ENHANCE_YOUR_CALM (RFC 9113 §10.5), and GOAWAY's debug data names it.
+//! A limit that ends a connection does so with `ENHANCE_YOUR_CALM` (RFC 9113 §10.5), and GOAWAY's debug data names it.
 
 use std::fmt;
 use std::time::Duration;
@@ -16,9 +16,9 @@ use crate::Time;
 pub enum Limit {
     /// Streams that the peer resets soon after opening them, unanswered (CVE-2023-44487).
     RapidReset,
-    /// Stream errors that make us reset (MadeYouReset, CVE-2025-8671).
+    /// Stream errors that make us reset (`MadeYouReset`, CVE-2025-8671).
     StreamErrors,
-    /// Streams beyond our SETTINGS_MAX_CONCURRENT_STREAMS, each refused.
+    /// Streams beyond our `SETTINGS_MAX_CONCURRENT_STREAMS`, each refused.
     RefusedStreams,
     /// Frames for streams that have ended, but for what may cross their end on the way.
     ClosedStreams,
@@ -34,15 +34,15 @@ pub enum Limit {
     ZeroLengthNames,
     /// SETTINGS frames, and settings in them (CVE-2019-9515).
     Settings,
-    /// DATA and HEADERS without content and END_STREAM (CVE-2019-9518).
+    /// DATA and HEADERS without content and `END_STREAM` (CVE-2019-9518).
     EmptyFrames,
     /// PRIORITY frames (CVE-2019-9513).
     Priority,
-    /// WINDOW_UPDATE frames (CVE-2019-9511).
+    /// `WINDOW_UPDATE` frames (CVE-2019-9511).
     WindowUpdate,
     /// Frames of unknown types.
     UnknownFrames,
-    /// Answers that we owe and the peer does not read: PING and SETTINGS acknowledgements, RST_STREAM (CVE-2019-9512).
+    /// Answers that we owe and the peer does not read: PING and SETTINGS acknowledgements, `RST_STREAM` (CVE-2019-9512).
     ControlQueue,
 }
 
@@ -270,18 +270,20 @@ impl Account {
 
     /// Takes what was earned off all that was spent. Time forgives a whole burst in a minute.
     fn settle(&mut self, limits: &Limits, now: Time) {
-        let minutes = now.since(self.settled).as_secs_f64() / 60.0;
-        self.settled = now;
+        let seconds = u32::try_from(now.since(self.settled).as_secs()).unwrap_or(u32::MAX);
         for (spent, rule) in self.spent.iter_mut().zip(&limits.rules) {
             let earned = self
                 .streams
                 .saturating_mul(rule.per_stream)
                 .saturating_add(self.data.saturating_mul(rule.per_data));
-            let forgiven = (f64::from(rule.burst) * minutes) as u32;
+            let forgiven = (rule.burst / 60 + 1).saturating_mul(seconds);
             *spent = spent.saturating_sub(earned).saturating_sub(forgiven);
         }
         self.streams = 0;
         self.data = 0;
+        if seconds > 0 {
+            self.settled = now;
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! When our RST_STREAMs to a server may leave: see [`ResetPacing`] for why and how much. A server's own are not paced.
+//! When our `RST_STREAMs` to a server may leave: see [`ResetPacing`] for why and how much. A server's own are not paced.
 
 use super::ResetPacing;
 use crate::Time;

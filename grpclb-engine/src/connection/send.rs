@@ -68,7 +68,7 @@ impl Stream {
 fn gather(queue: &mut std::collections::VecDeque<Item>, chunk: &[u8]) {
     match queue.back_mut() {
         Some(Item::Gathered(gathered)) if gathered.len() + chunk.len() <= GATHER => {
-            gathered.extend_from_slice(chunk)
+            gathered.extend_from_slice(chunk);
         }
         _ => queue.push_back(Item::Gathered(BytesMut::from(chunk))),
     }
@@ -131,13 +131,13 @@ impl Connection {
                 Control::PingAck(payload) => frame::write_ping(out, true, payload),
                 Control::Reset(stream, code) => frame::write_rst_stream(out, stream, code),
                 Control::GoAway { last, code, debug } => {
-                    frame::write_goaway(out, last, code, debug.as_bytes())
+                    frame::write_goaway(out, last, code, debug.as_bytes());
                 }
             });
         }
     }
 
-    /// WINDOW_UPDATEs, for the connection and for streams.
+    /// `WINDOW_UPDATEs`, for the connection and for streams.
     fn write_credit(&mut self, output: &mut Output) {
         if self.recv_window.is_due()
             && let Some(increment) = self.recv_window.take()
@@ -218,7 +218,7 @@ impl Connection {
         }
     }
 
-    /// Drops what is queued for the stream and queues its RST_STREAM.
+    /// Drops what is queued for the stream and queues its `RST_STREAM`.
     pub(super) fn queue_reset(&mut self, key: StreamKey, code: ErrorCode) {
         let Some(stream) = self.streams.get_mut(key) else {
             return;
@@ -277,10 +277,7 @@ impl Connection {
         stream.listed = Listed::No;
         let tag = stream.tag;
         let mut bytes = 0;
-        loop {
-            let Some(stream) = self.streams.get_mut(key) else {
-                break;
-            };
+        while let Some(stream) = self.streams.get_mut(key) {
             match stream.queue.front() {
                 Some(Item::Headers(_)) => self.encode_headers(key, now, output),
                 Some(_) if bytes > 0 => {
@@ -327,7 +324,7 @@ impl Connection {
         let Self { encoder, peer, .. } = self;
         output.write(|out| {
             frame::write_headers(out, id, end_stream, peer.max_frame_size, |block| {
-                encoder.encode(&headers, block)
+                encoder.encode(&headers, block);
             });
         });
         if first {
@@ -417,7 +414,7 @@ impl Connection {
         len
     }
 
-    /// END_STREAM has left.
+    /// `END_STREAM` has left.
     fn sent_end(&mut self, key: StreamKey) {
         let Some(stream) = self.streams.get_mut(key) else {
             return;
@@ -427,7 +424,7 @@ impl Connection {
         }
     }
 
-    /// A reset that waited for what was queued (NO_ERROR) is due now.
+    /// A reset that waited for what was queued (`NO_ERROR`) is due now.
     fn finish_reset(&mut self, key: StreamKey) {
         if let Some(stream) = self.streams.get(key)
             && let Some(code) = stream.reset

@@ -9,30 +9,30 @@ use crate::hpack::DEFAULT_TABLE_SIZE;
 /// How one connection is set up. [`Config::to_client`] and [`Config::to_backend`] are the agent's.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// SETTINGS_INITIAL_WINDOW_SIZE: bytes of a stream's receive window, at most 2^31-1.
+    /// `SETTINGS_INITIAL_WINDOW_SIZE`: bytes of a stream's receive window, at most 2^31-1.
     pub initial_window: u32,
     /// Bytes of the connection's receive window, at least 65,535 (RFC 9113 §6.9.2 gives no way to shrink it).
     pub connection_window: u32,
-    /// SETTINGS_MAX_FRAME_SIZE: 16,384 to 2^24-1.
+    /// `SETTINGS_MAX_FRAME_SIZE`: 16,384 to 2^24-1.
     pub max_frame_size: u32,
-    /// SETTINGS_HEADER_TABLE_SIZE: bytes of dynamic table for what the peer sends.
+    /// `SETTINGS_HEADER_TABLE_SIZE`: bytes of dynamic table for what the peer sends.
     pub header_table_size: u32,
-    /// SETTINGS_MAX_HEADER_LIST_SIZE: a longer list arrives as `oversized`; a field block of more than twice as many
+    /// `SETTINGS_MAX_HEADER_LIST_SIZE`: a longer list arrives as `oversized`; a field block of more than twice as many
     /// bytes ends the connection.
     pub max_header_list_size: u32,
-    /// SETTINGS_MAX_CONCURRENT_STREAMS. Server role only: further streams are refused.
+    /// `SETTINGS_MAX_CONCURRENT_STREAMS`. Server role only: further streams are refused.
     pub max_concurrent_streams: u32,
     pub limits: Limits,
     pub reset_pacing: ResetPacing,
 }
 
-/// How our own RST_STREAMs to a server are spread. Client role only; a server may send them as they come.
+/// How our own `RST_STREAMs` to a server are spread. Client role only; a server may send them as they come.
 ///
-/// Measured: 40 HEADERS + RST_STREAM pairs in one write end a tonic server's connection (its h2 counts streams that were
+/// Measured: 40 HEADERS + `RST_STREAM` pairs in one write end a tonic server's connection (its h2 counts streams that were
 /// reset before it accepted them, 20 at most); nghttp2's servers allow 1000 and 33 a second.
 #[derive(Clone, Copy, Debug)]
 pub struct ResetPacing {
-    /// Least time between a stream's HEADERS and its RST_STREAM.
+    /// Least time between a stream's HEADERS and its `RST_STREAM`.
     pub after_headers: Duration,
     /// Unanswered streams that are reset before the server has shown that it read on: a SETTINGS of ours is acknowledged.
     pub unconfirmed: u32,
@@ -68,7 +68,7 @@ impl Config {
         }
     }
 
-    /// What we tell backends (we are the client): the same, and ENABLE_PUSH 0.
+    /// What we tell backends (we are the client): the same, and `ENABLE_PUSH` 0.
     pub fn to_backend() -> Self {
         Self::to_client()
     }
@@ -124,7 +124,7 @@ pub(super) struct Unacknowledged {
 pub(super) enum Sent {
     /// The first: all of [`Config`].
     First,
-    /// Another SETTINGS_INITIAL_WINDOW_SIZE.
+    /// Another `SETTINGS_INITIAL_WINDOW_SIZE`.
     InitialWindow(u32),
     /// Empty, to learn that the peer has read what came before it (RFC 9113 §5.1 suggests it).
     Barrier,

@@ -132,7 +132,7 @@ fn s4_1_the_reserved_bit_is_ignored() {
 fn s4_2_a_frame_of_the_maximum_size_is_taken() {
     let mut script = Script::client();
     script.headers(1, REQUEST, false);
-    script.data(1, &[7; 16_384], true);
+    script.data(1, &vec![7; 16_384], true);
     assert_eq!(script.side.received(script.stream()).len(), 16_384);
     script.expect_fine();
 }
@@ -143,7 +143,7 @@ fn s4_2_a_longer_frame_ends_the_connection() {
         let mut script = Script::client();
         script.headers(1, REQUEST, false);
         let stream = u32::from(kind != kinds::SETTINGS);
-        script.send(&raw(kind, flags::END_HEADERS, stream, &[0; 16_386]));
+        script.send(&raw(kind, flags::END_HEADERS, stream, &vec![0; 16_386]));
         script.expect_goaway(ErrorCode::FRAME_SIZE_ERROR);
     }
 }

@@ -237,7 +237,7 @@ fn s6_5_2_header_table_size_and_max_frame_size_of_the_peer_are_used() {
     script.headers(1, REQUEST, true);
     let stream = script.stream();
     script.side.respond(stream, false);
-    script.side.data(stream, &[1; 30_000], true);
+    script.side.data(stream, &vec![1; 30_000], true);
     script.flush();
     assert_eq!(data_frames(&script), [20_000, 10_000]);
     let Some(Frame::Headers { fragment, .. }) = script
@@ -483,7 +483,7 @@ fn s6_9_1_data_waits_for_the_connections_window_and_headers_do_not() {
     script.headers(1, REQUEST, true);
     let first = script.stream();
     script.side.respond(first, false);
-    script.side.data(first, &[0; 70_000], true);
+    script.side.data(first, &vec![0; 70_000], true);
     script.flush();
     assert_eq!(data_frames(&script).iter().sum::<usize>(), 65_535);
     script.answers.clear();

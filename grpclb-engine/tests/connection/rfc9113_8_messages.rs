@@ -16,7 +16,11 @@ fn called(method: &str) -> (Script, StreamKey) {
     let mut pairs = REQUEST.to_vec();
     pairs[0].1 = method;
     let headers = script.side.headers(&pairs);
-    let stream = script.side.connection.open(script.now, 1, headers, true).unwrap();
+    let stream = script
+        .side
+        .connection
+        .open(script.now, 1, headers, true)
+        .expect("room");
     script.flush();
     script.answers.clear();
     (script, stream)
@@ -159,8 +163,15 @@ fn s8_1_informational_responses_come_before_the_final_one() {
             _ => None,
         })
         .collect();
-    use HeadersKind::{Informational, Response, Trailers};
-    assert_eq!(kinds, [Informational, Informational, Response, Trailers]);
+    assert_eq!(
+        kinds,
+        [
+            HeadersKind::Informational,
+            HeadersKind::Informational,
+            HeadersKind::Response,
+            HeadersKind::Trailers
+        ]
+    );
     script.expect_fine();
 }
 

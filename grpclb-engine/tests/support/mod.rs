@@ -154,7 +154,7 @@ impl Side {
         all
     }
 
-    /// Whether the peer's END_STREAM came for `stream`.
+    /// Whether the peer's `END_STREAM` came for `stream`.
     pub fn ended(&self, stream: StreamKey) -> bool {
         self.events.iter().any(|event| match event {
             Event::Headers {

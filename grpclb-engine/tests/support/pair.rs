@@ -35,20 +35,20 @@ impl Pair {
     }
 
     /// Bytes that the client has for the server are delivered; whether there were any.
-    pub fn to_server(&mut self) -> bool {
+    pub fn flush_client(&mut self) -> bool {
         let bytes = self.client.transmit(self.now);
         deliver(&mut self.server, self.now, &bytes, self.cut)
     }
 
     /// Bytes that the server has for the client are delivered; whether there were any.
-    pub fn to_client(&mut self) -> bool {
+    pub fn flush_server(&mut self) -> bool {
         let bytes = self.server.transmit(self.now);
         deliver(&mut self.client, self.now, &bytes, self.cut)
     }
 
     /// Moves bytes to and fro until there are none. No time passes.
     pub fn settle(&mut self) {
-        while self.to_server() | self.to_client() {}
+        while self.flush_client() | self.flush_server() {}
     }
 
     /// Time passes, and both sides hear of it.

@@ -26,6 +26,7 @@ pub struct StreamKey {
 
 /// One stream.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Stream {
     /// Zero: the slot is free.
     generation: u32,
@@ -40,7 +41,7 @@ pub(super) struct Stream {
     pub(super) expect: Expect,
     /// The peer's message has no content, whatever its content-length (HEAD, 204, 304).
     pub(super) bodiless: bool,
-    /// We sent END_STREAM, or will after `queue`.
+    /// We sent `END_STREAM`, or will after `queue`.
     pub(super) end_queued: bool,
     /// A final response has been sent or received.
     pub(super) answered: bool,
@@ -49,7 +50,7 @@ pub(super) struct Stream {
     pub(super) queue: VecDeque<Item>,
     pub(super) send: SendWindow,
     pub(super) recv: RecvWindow,
-    /// We reset the stream: at once, or (NO_ERROR) when `queue` has left.
+    /// We reset the stream: at once, or (`NO_ERROR`) when `queue` has left.
     pub(super) reset: Option<ErrorCode>,
     pub(super) opened: Time,
     /// Where its HEADERS began and ended in the output.
@@ -147,7 +148,7 @@ pub(super) struct Streams {
     pub(super) opening: Waiting,
     /// Streams with credit to announce.
     pub(super) credits: Waiting,
-    /// Streams whose RST_STREAM is to be sent.
+    /// Streams whose `RST_STREAM` is to be sent.
     pub(super) resets: VecDeque<StreamKey>,
 }
 

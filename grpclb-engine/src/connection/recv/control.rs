@@ -1,0 +1,107 @@
+//! Frames of the connection itself: SETTINGS and PING (RFC 9113 §6.5, §6.7). GOAWAY's are in `goaway`.
+
+use super::Fatal;
+use crate::Time;
+use crate::connection::preface::Expect;
+use crate::connection::send::Control;
+use crate::connection::{Connection, Event, Limit, PingKind, Role, settings};
+use crate::frame::{ErrorCode, SettingId, SettingsPayload};
+
+impl Connection {
+    pub(super) fn recv_settings(
+        &mut self,
+        settings: &SettingsPayload,
+        now: Time,
+    ) -> Result<Option<Event>, Fatal> {
+        self.spend(Limit::Settings, 1 + settings.len() as u32 / 8, now)?;
+        for (id, value) in settings.iter() {
+            if id == SettingId::ENABLE_PUSH && value != 0 && self.role == Role::Client {
+                return Err(Fatal::protocol(
+                    ErrorCode::PROTOCOL_ERROR,
+                    "a server set SETTINGS_ENABLE_PUSH",
+                ));
+            }
+            let before = self.peer.initial_window;
+            self.peer.apply(id, value);
+            match id {
+                SettingId::INITIAL_WINDOW_SIZE => {
+                    self.shift_send_windows(i64::from(value) - i64::from(before))?;
+                }
+                SettingId::HEADER_TABLE_SIZE => self.encoder.set_max_table_size(value),
+                _ => {}
+            }
+        }
+        self.owe(Control::SettingsAck)?;
+        if self.expect == Expect::Settings {
+            self.expect = Expect::Nothing;
+            return Ok(Some(Event::Ready));
+        }
+        self.offer_capacity();
+        Ok(None)
+    }
+
+    /// The peer's `SETTINGS_INITIAL_WINDOW_SIZE` moves the windows of all streams (RFC 9113 §6.9.2).
+    fn shift_send_windows(&mut self, delta: i64) -> Result<(), Fatal> {
+        if delta == 0 {
+            return Ok(());
+        }
+        let mut open = Vec::new();
+        for (key, stream) in self.streams.iter_mut() {
+            if stream.send.shift(delta).is_err() {
+                return Err(Fatal::protocol(
+                    ErrorCode::FLOW_CONTROL_ERROR,
+                    "SETTINGS_INITIAL_WINDOW_SIZE makes a stream's window exceed 2^31-1",
+                ));
+            }
+            if delta > 0 && stream.has_work() {
+                open.push(key);
+            }
+        }
+        for key in open {
+            self.streams.schedule(key);
+        }
+        Ok(())
+    }
+
+    pub(super) fn recv_settings_ack(&mut self) -> Result<Option<Event>, Fatal> {
+        match self.unacknowledged.acknowledge() {
+            Some(settings::Sent::First) => {
+                self.decoder.set_max_table_size(self.config.header_table_size);
+                self.shift_recv_windows(self.config.initial_window);
+            }
+            Some(settings::Sent::InitialWindow(size)) => self.shift_recv_windows(size),
+            Some(settings::Sent::Barrier) => self.pacer.confirm(),
+            None => {
+                return Err(Fatal::protocol(
+                    ErrorCode::PROTOCOL_ERROR,
+                    "the peer acknowledges SETTINGS that were never sent",
+                ));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The peer has taken up our `SETTINGS_INITIAL_WINDOW_SIZE`.
+    fn shift_recv_windows(&mut self, size: u32) {
+        let before = std::mem::replace(&mut self.initial_window, size);
+        if before != size {
+            for (_, stream) in self.streams.iter_mut() {
+                stream.recv.shift(before, size);
+            }
+        }
+    }
+
+    pub(super) fn recv_pong(&mut self, payload: [u8; 8], now: Time) -> Option<Event> {
+        let (kind, waiting) = self.pings.acknowledge(payload)?;
+        if kind == PingKind::Shutdown {
+            self.finish_shutdown();
+            return None;
+        }
+        let (round_trip, received) = (waiting.round_trip(now), self.received - waiting.received);
+        Some(Event::Pong {
+            kind,
+            round_trip,
+            received,
+        })
+    }
+}

@@ -1,0 +1,154 @@
+//! DATA and `WINDOW_UPDATE`: what they do to windows and messages (RFC 9113 §6.1, §6.9).
+
+use bytes::Bytes;
+
+use super::Fatal;
+use crate::Time;
+use crate::connection::streams::{Expect, Outcome};
+use crate::connection::{Cause, Connection, Event, Limit, StreamEvent};
+use crate::frame::{ErrorCode, StreamId};
+
+impl Connection {
+    pub(super) fn recv_data(
+        &mut self,
+        id: StreamId,
+        chunk: Bytes,
+        flow_controlled: u32,
+        end_stream: bool,
+        now: Time,
+    ) -> Result<Option<Event>, Fatal> {
+        let len = chunk.len() as u32;
+        let first_piece = flow_controlled > 0 || chunk.is_empty();
+        if first_piece {
+            self.settle_padding();
+            self.take_from_connection(flow_controlled)?;
+        }
+        self.received += u64::from(len);
+        let Some(key) = self.streams.find(id) else {
+            return if first_piece {
+                self.recv_unknown(id, StreamEvent::RecvData, now)
+            } else {
+                Ok(None)
+            };
+        };
+        let Some(stream) = self.streams.get_mut(key) else {
+            return Ok(None);
+        };
+        match stream.state.on(StreamEvent::RecvData) {
+            Outcome::To(_) => {}
+            outcome => return self.refuse(Some(key), id, outcome, "DATA after END_STREAM", now),
+        }
+        if first_piece {
+            if stream.recv.receive(flow_controlled).is_err() {
+                return self.stream_error(
+                    key,
+                    ErrorCode::FLOW_CONTROL_ERROR,
+                    Cause::Local("more DATA than the stream's window allows"),
+                    now,
+                );
+            }
+            self.inbound.data = Some((key, flow_controlled));
+        }
+        if let Some((_, left)) = &mut self.inbound.data {
+            *left -= len.min(*left);
+        }
+        let (expect, bodiless, reset) = (stream.expect, stream.bodiless, stream.reset.is_some());
+        if expect != Expect::Body {
+            return self.malformed(
+                key,
+                "DATA before the message's HEADERS or after its trailers",
+                now,
+            );
+        }
+        if bodiless && len > 0 {
+            return self.malformed(key, "DATA of a response that has none", now);
+        }
+        if let Some(left) = &mut stream.content_left {
+            match left.checked_sub(u64::from(len)) {
+                Some(rest) if rest == 0 || !end_stream => *left = rest,
+                _ => return self.malformed(key, "DATA and content-length differ", now),
+            }
+        }
+        let tag = stream.tag;
+        if end_stream {
+            self.settle_padding();
+            self.recv_end(key);
+        } else if len == 0 {
+            return self.spend(Limit::EmptyFrames, 1, now);
+        }
+        self.account.earn_data();
+        if reset {
+            // The owner has let go of it, but for what it still sends.
+            if let Some(stream) = self.streams.get_mut(key) {
+                stream.recv.credit(len);
+            }
+            return Ok(None);
+        }
+        Ok(Some(Event::Data {
+            stream: key,
+            tag,
+            chunk,
+            end_stream,
+        }))
+    }
+
+    /// The connection's window is charged for every DATA frame, and credited at once: a slow stream stalls only itself.
+    fn take_from_connection(&mut self, flow_controlled: u32) -> Result<(), Fatal> {
+        if self.recv_window.receive(flow_controlled).is_err() {
+            return Err(Fatal::protocol(
+                ErrorCode::FLOW_CONTROL_ERROR,
+                "the peer sends more DATA than the connection's window allows",
+            ));
+        }
+        if self.credit_held {
+            self.withheld += flow_controlled;
+        } else {
+            self.recv_window.credit(flow_controlled);
+        }
+        Ok(())
+    }
+
+    /// The DATA frame before has ended: what it took from its stream's window and did not bring was padding.
+    pub(super) fn settle_padding(&mut self) {
+        if let Some((key, padding)) = self.inbound.data.take()
+            && padding > 0
+        {
+            self.release(key, padding);
+        }
+    }
+
+    pub(super) fn recv_window_update(
+        &mut self,
+        id: StreamId,
+        increment: u32,
+        now: Time,
+    ) -> Result<Option<Event>, Fatal> {
+        self.spend(Limit::WindowUpdate, 1, now)?;
+        if id.is_connection() {
+            if self.send_window.grow(increment).is_err() {
+                return Err(Fatal::protocol(
+                    ErrorCode::FLOW_CONTROL_ERROR,
+                    "the connection's window exceeds 2^31-1",
+                ));
+            }
+            self.streams.unblock();
+            return Ok(None);
+        }
+        let Some(key) = self.streams.find(id) else {
+            return self.recv_unknown(id, StreamEvent::RecvWindowUpdate, now);
+        };
+        let Some(stream) = self.streams.get_mut(key) else {
+            return Ok(None);
+        };
+        match stream.state.on(StreamEvent::RecvWindowUpdate) {
+            Outcome::To(_) => {}
+            outcome => return self.refuse(Some(key), id, outcome, "WINDOW_UPDATE", now),
+        }
+        if stream.send.grow(increment).is_err() {
+            let cause = Cause::Local("the stream's window exceeds 2^31-1");
+            return self.stream_error(key, ErrorCode::FLOW_CONTROL_ERROR, cause, now);
+        }
+        self.streams.schedule(key);
+        Ok(None)
+    }
+}

@@ -1,0 +1,246 @@
+//! Header sections: requests, responses and trailers (RFC 9113 §6.2, §6.10, §8.1).
+
+use std::rc::Rc;
+
+use super::{CONTINUATION_BYTES, FREE_CONTINUATIONS, Fatal};
+use crate::Time;
+use crate::connection::send::Control;
+use crate::connection::streams::{Expect, Outcome};
+use crate::connection::{
+    CloseReason, Connection, Event, HeadersKind, Limit, Role, State, StreamEvent, StreamKey,
+};
+use crate::frame::{ErrorCode, StreamId};
+use crate::hpack::{FieldFault, Fields, HeaderList};
+use crate::message::{self, Malformed, Message};
+
+impl Connection {
+    pub(super) fn recv_continuation(
+        &mut self,
+        fragment: &[u8],
+        end_headers: bool,
+        now: Time,
+        fields: &mut Fields,
+    ) -> Result<Option<Event>, Fatal> {
+        // The reader lets no CONTINUATION through without a block.
+        let Some(mut block) = self.inbound.block.take() else {
+            return Ok(None);
+        };
+        block.continuations += 1;
+        block.bytes.extend_from_slice(fragment);
+        if block.continuations > FREE_CONTINUATIONS + block.bytes.len() / CONTINUATION_BYTES {
+            return Err(Fatal::limit(Limit::Continuation));
+        }
+        // Twice the list's limit: what is only somewhat too long can still be answered.
+        if block.bytes.len() > (self.config.max_header_list_size as usize).saturating_mul(2) {
+            return Err(Fatal::limit(Limit::HeaderBlockSize));
+        }
+        if !end_headers {
+            self.inbound.block = Some(block);
+            return Ok(None);
+        }
+        self.recv_block(block.stream, block.end_stream, &block.bytes, now, fields)
+    }
+
+    /// A whole field block. It is decoded whatever becomes of its stream: the peer's table goes on with it.
+    pub(super) fn recv_block(
+        &mut self,
+        id: StreamId,
+        end_stream: bool,
+        block: &[u8],
+        now: Time,
+        fields: &mut Fields,
+    ) -> Result<Option<Event>, Fatal> {
+        let mut headers = HeaderList::new();
+        self.decoder
+            .decode(block, fields, self.config.max_header_list_size, &mut headers)
+            .map_err(|error| Fatal {
+                code: ErrorCode::COMPRESSION_ERROR,
+                reason: CloseReason::Hpack(error),
+            })?;
+        if block.is_empty() && !end_stream {
+            self.spend(Limit::EmptyFrames, 1, now)?;
+        }
+        match self.streams.find(id) {
+            Some(key) => self.recv_more_headers(key, id, headers, end_stream, now),
+            None if self.role == Role::Server && id.is_client_initiated() && id > self.last_id => {
+                self.recv_request(id, headers, end_stream, now)
+            }
+            None => self.recv_unknown(id, StreamEvent::RecvHeaders, now),
+        }
+    }
+
+    /// A new stream of the peer's.
+    fn recv_request(
+        &mut self,
+        id: StreamId,
+        headers: HeaderList,
+        end_stream: bool,
+        now: Time,
+    ) -> Result<Option<Event>, Fatal> {
+        if self.goaway.ignores(id) {
+            // It came after our last GOAWAY, which tells the peer that it was not processed.
+            return Ok(None);
+        }
+        self.last_id = id;
+        if self.streams.active() >= self.config.max_concurrent_streams as usize {
+            self.refused += 1;
+            self.streams.remember_closed(id, State::ResetByUs);
+            self.spend(Limit::RefusedStreams, 1, now)?;
+            self.owe(Control::Reset(id, ErrorCode::REFUSED_STREAM))?;
+            return Ok(None);
+        }
+        let summary = if headers.oversized() {
+            message::Summary::default()
+        } else {
+            let summary = message::validate(&headers, Message::Request);
+            match summary {
+                Ok(summary) if end_stream && summary.content_length.unwrap_or(0) != 0 => {
+                    return self.refuse_request(id, Malformed::ContentLength, now);
+                }
+                Ok(summary) => summary,
+                Err(malformed) => return self.refuse_request(id, malformed, now),
+            }
+        };
+        let key = self.streams.insert(
+            0,
+            State::IdlePeer,
+            self.peer.initial_window,
+            self.initial_window,
+            now,
+        );
+        self.streams.assign_id(key, id);
+        if let Some(stream) = self.streams.get_mut(key) {
+            stream.state = State::Open;
+            stream.expect = Expect::Body;
+            stream.content_left = summary.content_length;
+        }
+        if end_stream {
+            self.recv_end(key);
+        }
+        let (headers, kind) = (Rc::new(headers), HeadersKind::Request);
+        Ok(Some(Event::Headers {
+            stream: key,
+            tag: 0,
+            headers,
+            end_stream,
+            kind,
+        }))
+    }
+
+    /// A malformed request (RFC 9113 §8.1.1): the owner never hears of it.
+    fn refuse_request(
+        &mut self,
+        id: StreamId,
+        malformed: Malformed,
+        now: Time,
+    ) -> Result<Option<Event>, Fatal> {
+        self.streams.remember_closed(id, State::ResetByUs);
+        self.spend_malformed(malformed, now)?;
+        self.spend(Limit::StreamErrors, 1, now)?;
+        self.owe(Control::Reset(id, ErrorCode::PROTOCOL_ERROR))?;
+        Ok(None)
+    }
+
+    /// Fields without a name have a limit of their own.
+    pub(super) fn spend_malformed(
+        &mut self,
+        malformed: Malformed,
+        now: Time,
+    ) -> Result<Option<Event>, Fatal> {
+        match malformed {
+            Malformed::Field(FieldFault::EmptyName) => self.spend(Limit::ZeroLengthNames, 1, now),
+            _ => Ok(None),
+        }
+    }
+
+    /// HEADERS of a stream that lives: a response, or trailers.
+    fn recv_more_headers(
+        &mut self,
+        key: StreamKey,
+        id: StreamId,
+        headers: HeaderList,
+        end_stream: bool,
+        now: Time,
+    ) -> Result<Option<Event>, Fatal> {
+        let Some(stream) = self.streams.get_mut(key) else {
+            return Ok(None);
+        };
+        match stream.state.on(StreamEvent::RecvHeaders) {
+            Outcome::To(_) => {}
+            outcome => return self.refuse(Some(key), id, outcome, "HEADERS after END_STREAM", now),
+        }
+        let kind = match stream.expect {
+            Expect::Head => {
+                let summary = if headers.oversized() {
+                    message::Summary {
+                        status: 200,
+                        ..message::Summary::default()
+                    }
+                } else {
+                    match message::validate(&headers, Message::Response) {
+                        Ok(summary) => summary,
+                        Err(malformed) => return self.malformed_fields(key, malformed, now),
+                    }
+                };
+                if summary.is_informational() {
+                    if end_stream {
+                        return self.malformed(key, "an informational response with END_STREAM", now);
+                    }
+                    if summary.status == 101 {
+                        return self.malformed(key, "status 101, which HTTP/2 does not have", now);
+                    }
+                    HeadersKind::Informational
+                } else {
+                    stream.answered = true;
+                    stream.expect = Expect::Body;
+                    stream.bodiless |= matches!(summary.status, 204 | 304);
+                    if !stream.bodiless {
+                        stream.content_left = summary.content_length;
+                    }
+                    HeadersKind::Response
+                }
+            }
+            Expect::Body | Expect::Nothing => {
+                if !end_stream {
+                    return self.malformed(key, "trailers without END_STREAM", now);
+                }
+                if !headers.oversized()
+                    && let Err(malformed) = message::validate(&headers, Message::Trailers)
+                {
+                    return self.malformed_fields(key, malformed, now);
+                }
+                stream.expect = Expect::Nothing;
+                HeadersKind::Trailers
+            }
+        };
+        if end_stream && stream.content_left.is_some_and(|left| left > 0) {
+            return self.malformed(key, "DATA and content-length differ", now);
+        }
+        let (tag, reset) = (stream.tag, stream.reset.is_some());
+        if end_stream {
+            self.recv_end(key);
+        }
+        if reset {
+            return Ok(None);
+        }
+        Ok(Some(Event::Headers {
+            stream: key,
+            tag,
+            headers: Rc::new(headers),
+            end_stream,
+            kind,
+        }))
+    }
+
+    /// The peer has ended its side of the stream.
+    pub(super) fn recv_end(&mut self, key: StreamKey) {
+        let Some(stream) = self.streams.get_mut(key) else {
+            return;
+        };
+        if let Outcome::To(state) = stream.state.on(StreamEvent::RecvEndStream) {
+            stream.state = state;
+            stream.expect = Expect::Nothing;
+            self.close_if_ended(key);
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! From a frame to what it does: windows, stream states, messages, and the event for the owner.
+
+mod control;
+mod data;
+mod errors;
+mod headers;
+
+use bytes::BytesMut;
+
+use super::preface::Expect as Preface;
+use super::send::Control;
+use super::{CloseReason, Connection, Event, Limit, Limits, StreamKey};
+use crate::Time;
+use crate::frame::{ErrorCode, Frame, Reader, StreamId};
+use crate::hpack::Fields;
+
+/// CONTINUATION frames that are free in one field block; beyond, each must carry [`CONTINUATION_BYTES`] on average.
+const FREE_CONTINUATIONS: usize = 128;
+const CONTINUATION_BYTES: usize = 256;
+
+/// What reading came to.
+pub(super) enum Progress {
+    Event(Event),
+    /// A frame was dealt with.
+    More,
+    /// The next frame is not complete.
+    Starved,
+}
+
+/// A connection error.
+#[derive(Debug)]
+pub(super) struct Fatal {
+    pub(super) code: ErrorCode,
+    pub(super) reason: CloseReason,
+}
+
+impl Fatal {
+    pub(super) const fn protocol(code: ErrorCode, reason: &'static str) -> Self {
+        Self {
+            code,
+            reason: CloseReason::Protocol(reason),
+        }
+    }
+
+    pub(super) const fn limit(limit: Limit) -> Self {
+        Self {
+            code: ErrorCode::ENHANCE_YOUR_CALM,
+            reason: CloseReason::Limit(limit),
+        }
+    }
+}
+
+impl From<Limit> for Fatal {
+    fn from(limit: Limit) -> Self {
+        Self::limit(limit)
+    }
+}
+
+/// What is known of the bytes that have been read but not acted upon.
+#[derive(Debug, Default)]
+pub(super) struct Inbound {
+    reader: Reader,
+    /// A field block of which CONTINUATIONs are missing.
+    block: Option<Block>,
+    /// Since when a frame other than DATA has been incomplete.
+    unfinished: Option<Time>,
+    /// The stream of the DATA frame that is arriving, and what it took from the window but did not yet bring:
+    /// data to come, and padding.
+    data: Option<(StreamKey, u32)>,
+}
+
+#[derive(Debug)]
+struct Block {
+    stream: StreamId,
+    end_stream: bool,
+    bytes: BytesMut,
+    continuations: usize,
+    since: Time,
+}
+
+impl Inbound {
+    pub(super) fn deadline(&self, limits: &Limits) -> Option<Time> {
+        let block = self
+            .block
+            .as_ref()
+            .map(|block| block.since + limits.header_block_time);
+        let frame = self.unfinished.map(|since| since + limits.frame_time);
+        [block, frame].into_iter().flatten().min()
+    }
+
+    pub(super) fn overdue(&self, limits: &Limits, now: Time) -> Option<Limit> {
+        if self
+            .block
+            .as_ref()
+            .is_some_and(|block| block.since + limits.header_block_time <= now)
+        {
+            Some(Limit::HeaderBlockTime)
+        } else if self
+            .unfinished
+            .is_some_and(|since| since + limits.frame_time <= now)
+        {
+            Some(Limit::FrameTime)
+        } else {
+            None
+        }
+    }
+
+    /// Notes whether a frame has been begun and not finished. DATA may take its time: it is handed on as it comes.
+    fn note_unfinished(&mut self, input: &[u8], now: Time) {
+        const DATA: u8 = 0;
+        if input.is_empty() || input.get(3) == Some(&DATA) {
+            self.unfinished = None;
+        } else {
+            self.unfinished.get_or_insert(now);
+        }
+    }
+}
+
+impl Connection {
+    /// Reads one frame, or one piece of DATA.
+    pub(super) fn read(
+        &mut self,
+        now: Time,
+        input: &mut BytesMut,
+        fields: &mut Fields,
+    ) -> Result<Progress, Fatal> {
+        if let Preface::Magic(_) = self.expect {
+            match self.expect.read_magic(input) {
+                Ok(true) => {}
+                Ok(false) => return Ok(Progress::Starved),
+                Err(_) => {
+                    return Err(Fatal::protocol(
+                        ErrorCode::PROTOCOL_ERROR,
+                        "the peer does not begin as an HTTP/2 client",
+                    ));
+                }
+            }
+        }
+        let frame = match self.inbound.reader.next(input, self.config.max_frame_size) {
+            Ok(Some(frame)) => frame,
+            Ok(None) => {
+                self.inbound.note_unfinished(input, now);
+                return Ok(Progress::Starved);
+            }
+            Err(error) => return self.recv_broken(error, now).map(Progress::from),
+        };
+        self.inbound.unfinished = None;
+        if self.inbound.data.is_some() && !matches!(frame, Frame::Data { .. }) {
+            self.settle_padding();
+        }
+        if self.expect == Preface::Settings && !matches!(frame, Frame::Settings(_)) {
+            return Err(Fatal::protocol(
+                ErrorCode::PROTOCOL_ERROR,
+                "the peer's first frame is not SETTINGS",
+            ));
+        }
+        let event = match frame {
+            Frame::Data {
+                stream,
+                chunk,
+                flow_controlled,
+                end_stream,
+            } => self.recv_data(stream, chunk, flow_controlled, end_stream, now)?,
+            Frame::Headers {
+                stream,
+                fragment,
+                end_stream,
+                end_headers,
+                priority: _,
+            } => {
+                if end_headers {
+                    self.recv_block(stream, end_stream, &fragment, now, fields)?
+                } else {
+                    let bytes = BytesMut::from(fragment);
+                    self.inbound.block = Some(Block {
+                        stream,
+                        end_stream,
+                        bytes,
+                        continuations: 0,
+                        since: now,
+                    });
+                    None
+                }
+            }
+            Frame::Continuation {
+                stream: _,
+                fragment,
+                end_headers,
+            } => self.recv_continuation(&fragment, end_headers, now, fields)?,
+            Frame::Priority {
+                stream: _,
+                priority: _,
+            } => self.spend(Limit::Priority, 1, now)?,
+            Frame::RstStream { stream, code } => self.recv_reset(stream, code, now)?,
+            Frame::Settings(settings) => self.recv_settings(&settings, now)?,
+            Frame::SettingsAck => self.recv_settings_ack()?,
+            Frame::PushPromise { .. } => {
+                return Err(Fatal::protocol(
+                    ErrorCode::PROTOCOL_ERROR,
+                    "the peer pushes, which we do not allow",
+                ));
+            }
+            Frame::Ping { ack: false, payload } => {
+                self.owe(Control::PingAck(payload))?;
+                None
+            }
+            Frame::Ping { ack: true, payload } => self.recv_pong(payload, now),
+            Frame::GoAway {
+                last_stream,
+                code,
+                debug,
+            } => {
+                self.recv_goaway(last_stream, code, debug);
+                None
+            }
+            Frame::WindowUpdate { stream, increment } => self.recv_window_update(stream, increment, now)?,
+            Frame::Unknown { .. } => self.spend(Limit::UnknownFrames, 1, now)?,
+        };
+        Ok(Progress::from(event))
+    }
+
+    pub(super) fn spend(&mut self, limit: Limit, cost: u32, now: Time) -> Result<Option<Event>, Fatal> {
+        self.account.spend(&self.config.limits, limit, cost, now)?;
+        Ok(None)
+    }
+}
+
+impl From<Option<Event>> for Progress {
+    fn from(event: Option<Event>) -> Self {
+        event.map_or(Self::More, Self::Event)
+    }
+}
