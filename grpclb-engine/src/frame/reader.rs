@@ -2,7 +2,9 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::{Error, ErrorCode, FRAME_HEADER_LEN, Frame, Priority, SettingsPayload, StreamId, flag, kind};
+use super::{
+    Error, ErrorCode, FRAME_HEADER_LEN, Frame, MAX_WINDOW, Priority, SettingsPayload, StreamId, flag, kind,
+};
 
 /// Least bytes of DATA to hand on before the end of their frame. A sender whose bytes trickle in must not become, through
 /// us, one of many tiny frames: receivers end connections for those, and ours are shared.
@@ -203,9 +205,14 @@ impl Reader {
         if input.len() < end {
             return None;
         }
-        input.advance(FRAME_HEADER_LEN);
-        let payload = input.split_to(header.len as usize);
-        let frame = header.parse(payload);
+        let frame = if header.keeps_payload() {
+            input.advance(FRAME_HEADER_LEN);
+            header.parse_shared(input.split_to(header.len as usize))
+        } else {
+            let frame = header.parse_fixed(&input[FRAME_HEADER_LEN..end]);
+            input.advance(end);
+            frame
+        };
         if let Ok(
             Frame::Headers {
                 stream, end_headers, ..
@@ -305,10 +312,19 @@ impl FrameHeader {
         }
     }
 
+    /// Whether the frame hands on a part of its payload, and so shares its memory.
+    const fn keeps_payload(&self) -> bool {
+        match self.kind {
+            kind::HEADERS | kind::CONTINUATION | kind::GOAWAY => true,
+            kind::SETTINGS => !self.has(flag::ACK),
+            _ => false,
+        }
+    }
+
     /// The frame in `payload`, whose length [`Self::check`] has found right.
-    fn parse(&self, mut payload: BytesMut) -> Result<Frame, Error> {
+    fn parse_shared(&self, mut payload: BytesMut) -> Result<Frame, Error> {
         let stream = self.stream;
-        Ok(match self.kind {
+        match self.kind {
             kind::HEADERS => {
                 let padding = if self.has(flag::PADDED) {
                     payload.get_u8()
@@ -316,40 +332,46 @@ impl FrameHeader {
                     0
                 };
                 let priority = self.has(flag::PRIORITY).then(|| parse_priority(&mut payload));
-                let data = payload
-                    .len()
-                    .checked_sub(padding.into())
-                    .ok_or(Error::Padding { frame: "HEADERS" })?;
-                payload.truncate(data);
-                Frame::Headers {
+                let block = payload.len().checked_sub(padding.into());
+                payload.truncate(block.ok_or(Error::Padding { frame: "HEADERS" })?);
+                Ok(Frame::Headers {
                     stream,
                     fragment: payload.freeze(),
                     end_stream: self.has(flag::END_STREAM),
                     end_headers: self.has(flag::END_HEADERS),
                     priority,
-                }
+                })
             }
-            kind::CONTINUATION => Frame::Continuation {
+            kind::CONTINUATION => Ok(Frame::Continuation {
                 stream,
                 fragment: payload.freeze(),
                 end_headers: self.has(flag::END_HEADERS),
-            },
-            kind::PRIORITY if payload.len() == 5 => Frame::Priority {
+            }),
+            kind::GOAWAY => Ok(Frame::GoAway {
+                last_stream: StreamId::new(payload.get_u32()),
+                code: ErrorCode(payload.get_u32()),
+                debug: payload.freeze(),
+            }),
+            _ => SettingsPayload::parse(payload.freeze()).map(Frame::Settings),
+        }
+    }
+
+    /// The same for frames of a few numbers, which are copied.
+    fn parse_fixed(&self, mut payload: &[u8]) -> Result<Frame, Error> {
+        let stream = self.stream;
+        match self.kind {
+            kind::PRIORITY if payload.len() == 5 => Ok(Frame::Priority {
                 stream,
                 priority: parse_priority(&mut payload),
-            },
-            kind::PRIORITY => {
-                return Err(Error::PriorityLength {
-                    stream,
-                    len: self.len,
-                });
-            }
-            kind::RST_STREAM => Frame::RstStream {
+            }),
+            kind::PRIORITY => Err(Error::PriorityLength {
+                stream,
+                len: self.len,
+            }),
+            kind::RST_STREAM => Ok(Frame::RstStream {
                 stream,
                 code: ErrorCode(payload.get_u32()),
-            },
-            kind::SETTINGS if self.has(flag::ACK) => Frame::SettingsAck,
-            kind::SETTINGS => Frame::Settings(SettingsPayload::parse(payload.freeze())?),
+            }),
             kind::PUSH_PROMISE => {
                 let padding = if self.has(flag::PADDED) {
                     payload.get_u8()
@@ -365,28 +387,19 @@ impl FrameHeader {
                 if !promised.is_server_initiated() {
                     return Err(Error::PromisedStream { promised });
                 }
-                Frame::PushPromise { stream, promised }
+                Ok(Frame::PushPromise { stream, promised })
             }
-            kind::PING => Frame::Ping {
+            kind::PING => Ok(Frame::Ping {
                 ack: self.has(flag::ACK),
                 payload: payload.get_u64().to_be_bytes(),
+            }),
+            kind::WINDOW_UPDATE => match payload.get_u32() & MAX_WINDOW {
+                0 if stream.is_connection() => Err(Error::ZeroIncrement),
+                0 => Err(Error::ZeroStreamIncrement { stream }),
+                increment => Ok(Frame::WindowUpdate { stream, increment }),
             },
-            kind::GOAWAY => Frame::GoAway {
-                last_stream: StreamId::new(payload.get_u32()),
-                code: ErrorCode(payload.get_u32()),
-                debug: payload.freeze(),
-            },
-            kind::WINDOW_UPDATE => match payload.get_u32() & 0x7fff_ffff {
-                0 if stream.is_connection() => return Err(Error::ZeroIncrement),
-                0 => return Err(Error::ZeroStreamIncrement { stream }),
-                increment => Frame::WindowUpdate { stream, increment },
-            },
-            unknown => Frame::Unknown {
-                kind: unknown,
-                stream,
-                len: self.len,
-            },
-        })
+            _ => Ok(Frame::SettingsAck),
+        }
     }
 }
 
@@ -395,7 +408,7 @@ fn is_piece(here: usize, left: u32) -> bool {
     here >= MIN_PIECE.min(left as usize)
 }
 
-fn parse_priority(payload: &mut BytesMut) -> Priority {
+fn parse_priority(payload: &mut impl Buf) -> Priority {
     let dependency = payload.get_u32();
     Priority {
         depends_on: StreamId::new(dependency),

@@ -8,6 +8,7 @@ use super::Error;
 const MAX_CONTINUATION: u32 = 5;
 
 /// Takes an integer off `input`; its first byte holds it in the low `prefix` bits (1 to 8) below flags of no interest here.
+#[inline]
 pub(super) fn decode(input: &mut &[u8], prefix: u32) -> Result<u32, Error> {
     let (&first, rest) = input.split_first().ok_or(Error::Truncated)?;
     *input = rest;
@@ -34,6 +35,7 @@ fn decode_continuation(input: &mut &[u8], prefix_value: u32) -> Result<u32, Erro
 }
 
 /// Appends `value` with `flags` in the bits above the `prefix`.
+#[inline]
 pub(super) fn encode(out: &mut BytesMut, flags: u8, prefix: u32, value: u32) {
     let full = (1u32 << prefix) - 1;
     if value < full {
