@@ -16,6 +16,7 @@ mod tests;
 mod watch;
 
 use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -36,13 +37,16 @@ const RESYNC: Duration = Duration::from_secs(1);
 pub trait Steering: Send {
     /// Accept from these listeners from now on. Returns the data worker that has the pod.
     fn accept(&mut self, pod: Accept) -> anyhow::Result<u32>;
-    /// Stop accepting. Connections are reset, or drained until the limit that `app` knows.
-    fn leave(&mut self, incarnation: &str, how: Leave);
+    /// Stop accepting. Connections are reset, or end in their own time; [`Ended`] completes when none is left.
+    fn leave(&mut self, incarnation: &Arc<str>, how: Leave) -> Ended;
     /// Send the connections of this namespace to the listener. Also changes what was said before.
     fn steer(&mut self, cookie: u64, steer: &Steer) -> anyhow::Result<()>;
     /// Send no more of them.
     fn unsteer(&mut self, cookie: u64);
 }
+
+/// Completes when nothing of a pod is left. What it stands for goes on without being polled.
+pub type Ended = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// A pod's listeners for the relay.
 #[derive(Debug)]
@@ -76,6 +80,8 @@ pub enum Leave {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodStatus {
     pub id: PodId,
+    /// As in [`Accept`].
+    pub incarnation: Arc<str>,
     pub state: PodState,
     /// Why it is not steered, or not over IPv6.
     pub reason: Option<String>,
@@ -140,6 +146,7 @@ pub async fn run<S: Steering>(
         tokio::select! {
             changed = desired.changed() => if changed.is_err() { return Ok(()) },
             Some(outcome) = pods.probes.join_next() => pods.probed(outcome),
+            Some(ended) = pods.departures.join_next() => pods.ended(ended),
             () = names.changed() => pods.look_again(true),
             _ = resync.tick() => { names.watch_again(); pods.look_again(false); }
             () = wake => {}
@@ -156,6 +163,8 @@ struct Pods<S> {
     /// … and what stands in the namespace of those that listen.
     places: BTreeMap<Incarnation, Place>,
     probes: JoinSet<Outcome>,
+    /// Those that drain, as they come to their end.
+    departures: JoinSet<Incarnation>,
     incarnations: u64,
 }
 
@@ -183,6 +192,7 @@ impl<S: Steering> Pods<S> {
             plan,
             places,
             probes: JoinSet::new(),
+            departures: JoinSet::new(),
             incarnations: 0,
         }
     }
@@ -219,13 +229,20 @@ impl<S: Steering> Pods<S> {
             }
             Step::Unsteer => self.unsteer(incarnation),
             Step::Drain => {
-                self.steering.leave(incarnation, Leave::Drain);
+                let (ended, incarnation_of) = (
+                    self.steering.leave(incarnation, Leave::Drain),
+                    Arc::clone(incarnation),
+                );
+                self.departures.spawn(async move {
+                    ended.await;
+                    incarnation_of
+                });
                 if let Some(pod) = self.plan.get_mut(incarnation) {
                     pod.leaving(now + self.config.drain_timeout);
                 }
             }
             Step::Reset => {
-                self.steering.leave(incarnation, Leave::Reset);
+                drop(self.steering.leave(incarnation, Leave::Reset));
                 self.places.remove(incarnation);
                 self.plan.remove(incarnation);
             }
@@ -361,6 +378,14 @@ impl<S: Steering> Pods<S> {
         }
     }
 
+    fn ended(&mut self, ended: Result<Incarnation, tokio::task::JoinError>) {
+        if let Ok(incarnation) = ended
+            && let Some(pod) = self.plan.get_mut(&incarnation)
+        {
+            pod.drained(Instant::now());
+        }
+    }
+
     fn steer(&mut self, incarnation: &Incarnation) -> anyhow::Result<()> {
         let Some(place) = self.places.get(incarnation) else {
             return Ok(());
@@ -408,15 +433,16 @@ impl<S: Steering> Pods<S> {
     fn status(&self) -> Arc<[PodStatus]> {
         self.plan
             .iter()
-            .map(|(incarnation, pod)| status_of(pod, self.places.get(incarnation)))
+            .map(|(incarnation, pod)| status_of(incarnation, pod, self.places.get(incarnation)))
             .collect()
     }
 }
 
-fn status_of(pod: &Pod, place: Option<&Place>) -> PodStatus {
+fn status_of(incarnation: &Incarnation, pod: &Pod, place: Option<&Place>) -> PodStatus {
     let addresses = place.map(|place| place.steer.addresses).unwrap_or_default();
     PodStatus {
         id: pod.spec.id.clone(),
+        incarnation: Arc::clone(incarnation),
         state: match pod.stage {
             Stage::Waiting => PodState::Waiting,
             Stage::Listening => PodState::Probing,

@@ -196,6 +196,13 @@ impl Pod {
         self.due = until;
     }
 
+    /// Its last connection has ended: there is nothing more to wait for.
+    pub(super) fn drained(&mut self, now: Instant) {
+        if self.stage == Stage::Leaving {
+            self.due = now;
+        }
+    }
+
     /// A step failed: it is tried again later, and status shows why.
     pub(super) fn failed(&mut self, reason: String, now: Instant) {
         let wait = FIRST_RETRY

@@ -61,12 +61,13 @@ impl Steering for Recorder {
         Ok(0)
     }
 
-    fn leave(&mut self, incarnation: &str, how: Leave) {
-        self.listeners.remove(incarnation);
+    fn leave(&mut self, incarnation: &Arc<str>, how: Leave) -> Ended {
+        self.listeners.remove(&**incarnation);
         let _ = self.asked.send(Asked::Leave {
-            incarnation: incarnation.to_owned(),
+            incarnation: incarnation.to_string(),
             how,
         });
+        Box::pin(std::future::pending())
     }
 
     fn steer(&mut self, cookie: u64, steer: &Steer) -> anyhow::Result<()> {
@@ -105,7 +106,7 @@ impl Room {
                 target: TARGET,
                 token: TOKEN.into(),
             },
-            drain_timeout: Duration::from_secs(600),
+            drain_timeout: Duration::from_mins(10),
         };
         let task = tokio::spawn(run(config, wanted, recorder, status_in));
         Self {

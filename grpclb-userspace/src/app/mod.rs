@@ -1,0 +1,375 @@
+//! The agent: wires the rooms together and carries it through its life.
+//!
+//! Start: the configuration is read → a place among the instances → kernel programs loaded, maps filled → data workers →
+//! listeners in the pods, each proved by a probe → attached, `connect` last → predecessors are asked to hand over.
+//! End: `connect` detached → clients are told to go (GOAWAY) → connections run out, up to a limit → exit.
+//!
+//! Three kinds of threads, so that none can hurt another: the data workers, the admin's, and the one of this file, on
+//! which everything is decided that is not a call's. Whatever fails here, connections go the plain way.
+//!
+//! - [`options`]: the command line; [`services`]: what is told of Services, and in which order;
+//! - [`steering`]: tells it; [`status`]: collects what the admin answers; [`readiness`]: who stands in the way;
+//! - [`instances`]: other agents of this node, handing over; [`watchdog`]: ends the process when a worker stands still.
+
+mod instances;
+mod options;
+mod process;
+mod readiness;
+mod services;
+mod status;
+mod steering;
+mod watchdog;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use grpclb_abi::{MARK, Slot};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+
+pub use instances::sweep;
+pub use options::{Metrics, Options};
+
+use crate::admin::{self, Admin};
+use crate::control::{self, Source, file};
+use crate::data::{self, DataPlane};
+use crate::kernel::{self, Kernel};
+use crate::model::Desired;
+use crate::observe::{logging, status::Phase};
+use crate::pods::{self, PodStatus};
+use instances::{HandOver, Instance};
+use readiness::Readiness;
+use services::Services;
+use status::Collector;
+use steering::{PodSteering, SharedKernel, tell};
+use watchdog::Beats;
+
+/// How often an attachment or a table entry that the kernel refused is tried again.
+const RETRY: Duration = Duration::from_secs(10);
+/// How often the admin's ports are tried while a predecessor holds them.
+const PORT_RETRY: Duration = Duration::from_millis(100);
+/// Attaching does not wait longer than this for the first probes: a pod that comes later is steered later.
+const FIRST_PODS: Duration = Duration::from_secs(5);
+
+/// Runs `grpclb agent` until it is told to end. `Ok` carries the exit status.
+pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
+    if options.check {
+        let desired = file::load(&options.config)?;
+        let (services, pods) = (desired.services.len(), desired.pods.len());
+        println!("{}: valid: {services} Service ports, {pods} pods", options.config.display());
+        return Ok(ExitCode::SUCCESS);
+    }
+    logging::init(&options.log, options.log_format)?;
+    process::prepare();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the agent's runtime")?;
+    let outcome = runtime.block_on(async { Agent::start(options).await?.live().await });
+    // Not `drop`, which would wait for tasks that nobody needs any more.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// A started agent. Fields drop in this order: the admin first, the kernel's links before the listeners in the pods.
+struct Agent<'o> {
+    options: &'o Options,
+    admin: Option<Admin>,
+    collector: Arc<Collector>,
+    kernel: SharedKernel,
+    data: Arc<DataPlane>,
+    services: Services,
+    control: control::Watch,
+    /// What `pods` is to keep: follows `control` until the agent drains.
+    pods_wanted: watch::Sender<Arc<Desired>>,
+    pods_status: watch::Receiver<Arc<[PodStatus]>>,
+    readiness: Readiness,
+    phase: watch::Sender<Phase>,
+    hand_over: mpsc::Receiver<HandOver>,
+    signals: Signals,
+    instance: Instance,
+}
+
+/// Why the agent stops steering.
+enum End {
+    Signal,
+    Successor(HandOver),
+}
+
+impl<'o> Agent<'o> {
+    /// Everything up to the point at which only the kernel's links are missing.
+    async fn start(options: &'o Options) -> anyhow::Result<Self> {
+        let signals = Signals::new()?;
+        let control = control::watch(&Source::File(options.config.clone()))?;
+        let instance = Instance::claim(&options.run_dir, &options.instance())?;
+        let hand_over = instance.listen()?;
+        let readiness = Readiness::default();
+        let (phase, _) = watch::channel(Phase::Starting);
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            instance = instance.name(),
+            node = options.node(),
+            "starting"
+        );
+
+        let kernel = Kernel::load(&kernel::Options {
+            instance: instance.name().to_owned(),
+            pin_root: options.bpffs.clone(),
+            cgroup: options.cgroup.clone(),
+            log_level: options.kernel_log,
+        })
+        .context("kernel side")?;
+        let beats = Beats::new(options.workers());
+        let data = Arc::new(start_data(options, &instance, &kernel, &beats).context("data plane")?);
+        watchdog::start(Arc::clone(&beats)).context("cannot start the watchdog's thread")?;
+        let kernel = SharedKernel::new(kernel);
+
+        let (pods_wanted, wanted) = watch::channel(Arc::default());
+        let (tell_status, pods_status) = watch::channel(Arc::from([]));
+        let steering = PodSteering { kernel: kernel.clone(), data: Arc::clone(&data) };
+        tokio::spawn(keep_pods(pods_config(options, &instance), wanted, steering, tell_status, readiness.clone()));
+
+        let collector = Arc::new(Collector {
+            node: options.node(),
+            instance: instance.name().to_owned(),
+            pins: options.bpffs.join(instance.name()),
+            source: Source::File(options.config.clone()).to_string(),
+            started: std::time::Instant::now(),
+            phase: phase.subscribe(),
+            readiness: readiness.clone(),
+            health: control.health.clone(),
+            kernel: kernel.clone(),
+            attach_error: std::sync::Mutex::new(None),
+            beats,
+            data: Arc::clone(&data),
+            pods: pods_status.clone(),
+            services: watch::channel(Arc::default()).0,
+        });
+        let mut agent = Self {
+            options,
+            admin: None,
+            collector,
+            kernel,
+            data,
+            services: Services::new(),
+            control,
+            pods_wanted,
+            pods_status,
+            readiness,
+            phase,
+            hand_over,
+            signals,
+            instance,
+        };
+        agent.take_up();
+        agent.first_pods().await;
+        Ok(agent)
+    }
+
+    /// From the attachment to the end.
+    async fn live(mut self) -> anyhow::Result<ExitCode> {
+        let end = self.steer().await;
+        self.phase.send_replace(Phase::Draining);
+        let _not_ready = self.readiness.hold("draining: new connections are not steered by this instance");
+        self.kernel.lock().detach_connect();
+        let mut signals_left = 2;
+        match end {
+            End::Signal => {
+                tracing::info!(limit = ?self.options.drain_timeout(), "told to end: draining");
+                signals_left -= 1;
+            }
+            End::Successor(HandOver { successor, done }) => {
+                tracing::info!(%successor, limit = ?self.options.drain_timeout(), "handed over: draining");
+                // The successor wants our ports.
+                self.admin = None;
+                let _gone: Result<(), ()> = done.send(());
+            }
+        }
+        let mut drained = std::pin::pin!(self.data.drain(self.options.drain_timeout()));
+        loop {
+            tokio::select! {
+                ended = &mut drained => {
+                    let left = if ended { "every connection has ended" } else { "the drain limit is reached; resetting the rest" };
+                    tracing::info!("{left}");
+                    return Ok(ExitCode::SUCCESS);
+                }
+                () = self.signals.next() => {
+                    signals_left -= 1;
+                    if signals_left == 0 {
+                        tracing::warn!("told to end again: resetting what is left");
+                        return Ok(ExitCode::SUCCESS);
+                    }
+                }
+                Some(HandOver { done, .. }) = self.hand_over.recv() => {
+                    let _gone: Result<(), ()> = done.send(());
+                }
+            }
+        }
+    }
+
+    /// Attaches and keeps everything as it is wanted, until told to end.
+    async fn steer(&mut self) -> End {
+        let mut not_attached = Some(self.readiness.hold("the kernel programs are not attached yet"));
+        let mut no_ports = None;
+        // Both at once: the first try of each.
+        let mut retry = tokio::time::interval(RETRY);
+        let mut port_retry = tokio::time::interval(PORT_RETRY);
+        port_retry.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = self.signals.next() => return End::Signal,
+                Some(request) = self.hand_over.recv() => return End::Successor(request),
+                _ = retry.tick() => {
+                    if let Some(guard) = &not_attached {
+                        match self.attach() {
+                            Ok(()) => {
+                                not_attached = None;
+                                self.phase.send_replace(Phase::Running);
+                                if !self.options.no_takeover {
+                                    self.instance.take_over().await;
+                                }
+                            }
+                            Err(error) => guard.now(format!("the kernel programs are not attached: {error}")),
+                        }
+                    }
+                    // Also what the kernel's tables refused before.
+                    self.take_up();
+                }
+                _ = port_retry.tick(), if self.admin.is_none() => {
+                    if let Err(error) = self.open_admin() && no_ports.is_none() {
+                        tracing::warn!(%error, "the admin cannot answer yet; trying on");
+                        no_ports = Some(self.readiness.hold(error.to_string()));
+                    } else if self.admin.is_some() {
+                        no_ports = None;
+                    }
+                }
+                Ok(()) = self.control.desired.changed() => self.take_up(),
+            }
+        }
+    }
+
+    fn attach(&self) -> kernel::Result<()> {
+        let attached = self.kernel.lock().attach();
+        match &attached {
+            Ok(attached) => {
+                tracing::info!(cgroup = %attached.cgroup.display(), ipv6 = attached.ipv6, "attached: steering");
+                for note in &attached.notes {
+                    tracing::warn!("{note}");
+                }
+            }
+            Err(error) => tracing::error!(%error, "not attached: connections go the plain way"),
+        }
+        self.collector.attach_failed(attached.as_ref().err());
+        attached.map(|_| ())
+    }
+
+    fn open_admin(&mut self) -> Result<(), admin::Error> {
+        let source = Arc::clone(&self.collector);
+        self.admin = Some(admin::start(&self.options.admin(), source)?);
+        Ok(())
+    }
+
+    /// Tells the data plane, the kernel and the pods room what is wanted now.
+    fn take_up(&mut self) {
+        let desired = self.control.desired.borrow_and_update().clone();
+        let (changes, errors) = self.services.update(&desired.services);
+        for error in errors {
+            tracing::error!(%error, "a Service is not steered");
+        }
+        for change in &changes {
+            if let Err(error) = tell(change, &self.kernel, &self.data) {
+                tracing::error!(error = format!("{error:#}"), "not told to the kernel; trying again later");
+                if let services::Change::Steer { address, .. } = change {
+                    self.services.not_told(address);
+                }
+            }
+        }
+        if !changes.is_empty() {
+            tracing::info!(services = desired.services.len(), changes = changes.len(), "Services taken up");
+        }
+        self.collector.services.send_replace(Arc::new(status::Known {
+            wanted: Arc::clone(&desired),
+            slots: self.services.slots(),
+        }));
+        self.pods_wanted.send_if_modified(|wanted| {
+            let changed = wanted.pods != desired.pods;
+            *wanted = desired;
+            changed
+        });
+    }
+
+    /// Waits until every pod was tried once, so that attaching finds them steered; not for long.
+    async fn first_pods(&mut self) {
+        let wanted = self.pods_wanted.borrow().pods.len();
+        let _not_ready = self.readiness.hold("the pods have not all been tried yet");
+        let tried = |pods: &Arc<[PodStatus]>| pods.len() >= wanted && pods.iter().all(PodStatus::settled);
+        if tokio::time::timeout(FIRST_PODS, self.pods_status.wait_for(tried)).await.is_err() {
+            tracing::warn!("not every pod could be tried in time; those that are left follow later");
+        }
+    }
+}
+
+fn start_data(
+    options: &Options,
+    instance: &Instance,
+    kernel: &Kernel,
+    beats: &Arc<Beats>,
+) -> Result<DataPlane, data::StartError> {
+    let (heartbeat, identify, beats) = (kernel.heartbeat(), kernel.identify(), Arc::clone(beats));
+    DataPlane::start(&data::Config {
+        workers: options.workers(),
+        node: options.node().into(),
+        mark: Some(MARK),
+        probe_slot: Slot::PROBE.get(),
+        probe_token: instance.name().into(),
+        heartbeat: Arc::new(move |worker| {
+            heartbeat.beat(worker);
+            beats.beat(worker);
+        }),
+        identify: Arc::new(move |socket| identify.service_of(socket).map(Slot::get)),
+        seed: process::seed(),
+    })
+}
+
+fn pods_config(options: &Options, instance: &Instance) -> pods::Config {
+    let probe = pods::Probe { target: Slot::PROBE.to_ipv4(), token: instance.name().to_owned() };
+    pods::Config { probe, drain_timeout: options.drain_timeout() }
+}
+
+/// The pods room's task. It ends only with the agent; should it fail, the agent says so and steers what it has.
+async fn keep_pods(
+    config: pods::Config,
+    wanted: watch::Receiver<Arc<Desired>>,
+    steering: PodSteering,
+    status: watch::Sender<Arc<[PodStatus]>>,
+    readiness: Readiness,
+) {
+    if let Err(error) = pods::run(config, wanted, steering, status).await {
+        tracing::error!(error = format!("{error:#}"), "pods are not followed any more");
+        let _not_ready = readiness.hold(format!("pods are not followed any more: {error:#}"));
+        std::future::pending::<()>().await;
+    }
+}
+
+/// SIGTERM and SIGINT, which mean the same.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("cannot listen for signals");
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! Collects what the admin answers: every room is asked, none is waited for in vain.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use grpclb_abi::Slot;
+use tokio::sync::watch;
+
+use super::readiness::Readiness;
+use super::services::usable;
+use super::steering::SharedKernel;
+use super::watchdog::Beats;
+use crate::admin::StatusSource;
+use crate::control::Health;
+use crate::data::{self, DataPlane, DataStatus};
+use crate::kernel;
+use crate::model::{self, Desired, Protocol, ServiceId, ServicePort};
+use crate::observe::{process, status as told};
+use crate::pods::{PodState, PodStatus};
+
+/// The workers answer within microseconds; one that does not is stuck, and status must say so rather than hang.
+const DATA_ANSWERS: Duration = Duration::from_millis(500);
+
+/// Where every part of the status is found.
+#[derive(Debug)]
+pub(super) struct Collector {
+    pub(super) node: String,
+    pub(super) instance: String,
+    pub(super) pins: PathBuf,
+    pub(super) source: String,
+    pub(super) started: Instant,
+    pub(super) phase: watch::Receiver<told::Phase>,
+    pub(super) readiness: Readiness,
+    pub(super) health: watch::Receiver<Health>,
+    pub(super) kernel: SharedKernel,
+    pub(super) attach_error: Mutex<Option<String>>,
+    pub(super) beats: Arc<Beats>,
+    pub(super) data: Arc<DataPlane>,
+    pub(super) pods: watch::Receiver<Arc<[PodStatus]>>,
+    pub(super) services: watch::Sender<Arc<Known>>,
+}
+
+/// The Services as they were taken up last.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    pub(super) wanted: Arc<Desired>,
+    pub(super) slots: BTreeMap<ServiceId, Slot>,
+}
+
+impl StatusSource for Collector {
+    fn status(&self) -> Pin<Box<dyn Future<Output = told::Status> + Send + '_>> {
+        Box::pin(self.collect())
+    }
+}
+
+impl Collector {
+    /// Remembers why the programs are not attached; `None` when they are.
+    pub(super) fn attach_failed(&self, error: Option<&kernel::Error>) {
+        *self.attach_error.lock().unwrap_or_else(PoisonError::into_inner) = error.map(ToString::to_string);
+    }
+
+    async fn collect(&self) -> told::Status {
+        let data = tokio::time::timeout(DATA_ANSWERS, self.data.status()).await.unwrap_or_default();
+        let known = Arc::clone(&self.services.borrow());
+        let reasons = self.readiness.reasons();
+        told::Status {
+            node: self.node.clone(),
+            instance: self.instance.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            phase: *self.phase.borrow(),
+            readiness: told::Readiness { ready: reasons.is_empty(), reasons },
+            source: self.source(),
+            kernel: self.kernel(),
+            process: process::read(),
+            workers: self.workers(&data),
+            pods: self.pods.borrow().iter().map(|pod| pod_of(pod, &data)).collect(),
+            services: known.wanted.services.values().map(|service| service_of(service, &known, &data)).collect(),
+            counters: counters(&data),
+        }
+    }
+
+    fn source(&self) -> told::Source {
+        let health = self.health.borrow();
+        told::Source {
+            name: self.source.clone(),
+            age_seconds: health.read_at.elapsed().as_secs(),
+            generation: health.generation,
+            error: health.error.clone(),
+        }
+    }
+
+    fn kernel(&self) -> told::Kernel {
+        let kernel = self.kernel.lock();
+        let attached = kernel.attached();
+        let program = |program: &kernel::AttachedProgram| told::Program {
+            name: program.name.to_owned(),
+            id: program.id,
+            attached: program.runs,
+        };
+        let error = self.attach_error.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let notes = (!attached.notes.is_empty()).then(|| attached.notes.join("; "));
+        told::Kernel {
+            cgroup: (!attached.programs.is_empty()).then(|| attached.cgroup.display().to_string()),
+            pins: self.pins.display().to_string(),
+            programs: attached.programs.iter().map(program).collect(),
+            counters: kernel.counters().into_iter().map(|(name, figure)| (name.to_owned(), figure)).collect(),
+            error: error.or(notes),
+        }
+    }
+
+    fn workers(&self, data: &DataStatus) -> Vec<told::Worker> {
+        let worker = |(index, age): (usize, Duration)| {
+            let pods = data.pods.iter().filter(|pod| pod.worker == index);
+            told::Worker {
+                index: index as u32,
+                heartbeat_age_ms: age.as_millis() as u64,
+                pods: pods.clone().count() as u64,
+                connections: pods.map(clients).sum(),
+            }
+        };
+        self.beats.ages().into_iter().enumerate().map(worker).collect()
+    }
+}
+
+fn pod_of(pod: &PodStatus, data: &DataStatus) -> told::Pod {
+    let relayed = data.pods.iter().find(|relayed| *relayed.pod == *pod.incarnation);
+    let endpoints = relayed.into_iter().flat_map(|relayed| &relayed.services).flat_map(|service| &service.endpoints);
+    told::Pod {
+        id: pod.id.to_string(),
+        netns: pod.namespace.clone(),
+        state: match pod.state {
+            // Probed and not reached: left alone on purpose. Without a listener yet: not there yet.
+            PodState::Probing if pod.failures > 0 => told::PodState::Unsteered,
+            PodState::Waiting | PodState::Probing => told::PodState::Pending,
+            PodState::Steered => told::PodState::Steered,
+            PodState::Draining => told::PodState::Draining,
+        },
+        reason: pod.reason.clone(),
+        cookie: pod.cookie,
+        port: pod.port,
+        worker: pod.worker,
+        connections: relayed.map_or(0, clients),
+        upstreams: relayed.map_or(0, |relayed| relayed.upstream_connections as u64),
+        streams: endpoints.map(|endpoint| endpoint.streams as u64).sum(),
+    }
+}
+
+fn clients(pod: &data::PodStatus) -> u64 {
+    (pod.client_connections + pod.opaque_connections) as u64
+}
+
+fn service_of(service: &ServicePort, known: &Known, data: &DataStatus) -> told::Service {
+    let slot = known.slots.get(&service.id);
+    let reason = if service.protocol == Protocol::Plain {
+        Some("its port says that it is not HTTP/2")
+    } else if usable(service) == 0 {
+        Some("it has no endpoint")
+    } else if slot.is_none() {
+        Some("no slot is free")
+    } else {
+        None
+    };
+    let used = || {
+        let services = data.pods.iter().flat_map(|pod| &pod.services);
+        services.filter(|used| slot.is_some_and(|slot| slot.get() == used.slot))
+    };
+    told::Service {
+        id: service.id.to_string(),
+        addresses: service.addresses.clone(),
+        port: service.port,
+        protocol: match service.protocol {
+            Protocol::Http2 => "http2",
+            Protocol::Detect => "detect",
+            Protocol::Plain => "plain",
+        }
+        .to_owned(),
+        policy: service.policy.to_string(),
+        slot: slot.map(|slot| slot.get()),
+        steered: reason.is_none(),
+        reason: reason.map(str::to_owned),
+        connections: 0,
+        opaque: 0,
+        endpoints: service.endpoints.iter().map(|endpoint| endpoint_of(endpoint, used())).collect(),
+    }
+}
+
+fn endpoint_of<'d>(
+    endpoint: &model::Endpoint,
+    used: impl Iterator<Item = &'d data::ServiceStatus>,
+) -> told::Endpoint {
+    let mut told = told::Endpoint {
+        id: endpoint.id.to_string(),
+        address: endpoint.address,
+        weight: endpoint.weight,
+        state: match endpoint.state {
+            model::EndpointState::Ready => told::EndpointState::Ready,
+            model::EndpointState::Draining => told::EndpointState::Draining,
+        },
+        connections: 0,
+        streams: 0,
+        calls: 0,
+        errors: 0,
+    };
+    let same = |used: &&data::EndpointStatus| used.id == *endpoint.id && used.address == endpoint.address;
+    for used in used.flat_map(|service| &service.endpoints).filter(same) {
+        told.connections += (used.connections + used.opaque) as u64;
+        told.streams += used.streams as u64;
+        told.calls += used.calls;
+        told.errors += used.errors;
+    }
+    told
+}
+
+/// The data plane's totals over all pods.
+fn counters(data: &DataStatus) -> BTreeMap<String, u64> {
+    let mut totals = BTreeMap::new();
+    for pod in &data.pods {
+        let (accept, opaque) = (&pod.accept, &pod.opaque);
+        let own = [
+            ("accepted", accept.accepted),
+            ("probes", accept.probes),
+            ("unknown_service", accept.unknown_service),
+            ("http2", accept.http2),
+            ("opaque", accept.opaque),
+            ("silent", accept.silent),
+            ("ended_early", accept.ended_early),
+            ("accept_failed", accept.failed),
+            ("opaque_dials", opaque.dials),
+            ("opaque_failed_dials", opaque.failed_dials),
+            ("opaque_unserved", opaque.unserved),
+            ("opaque_ended", opaque.ended),
+            ("opaque_reset", opaque.reset),
+            ("opaque_bytes_from_clients", opaque.bytes_from_clients),
+            ("opaque_bytes_to_clients", opaque.bytes_to_clients),
+        ];
+        for (name, figure) in own.into_iter().chain(pod.counters.iter().copied()) {
+            *totals.entry(name.to_owned()).or_insert(0) += figure;
+        }
+    }
+    totals
+}
