@@ -29,18 +29,34 @@ impl World {
         kernel.heartbeat().beat(0);
         pod.enable(&mut kernel);
         put_service(&mut kernel, 3);
-        Self { pod, listeners, kernel, _machine: machine }
+        Self {
+            pod,
+            listeners,
+            kernel,
+            _machine: machine,
+        }
     }
 
     /// Dials a Service with a socket that `prepare` has changed; where did it come out, what was counted?
-    fn dial(&mut self, service: SocketAddr, prepare: impl FnOnce(&Socket)) -> (Arrival, Vec<(&'static str, u64)>) {
+    fn dial(
+        &mut self,
+        service: SocketAddr,
+        prepare: impl FnOnce(&Socket),
+    ) -> (Arrival, Vec<(&'static str, u64)>) {
         self.kernel.heartbeat().beat(0);
-        let Self { pod, listeners, kernel, .. } = self;
+        let Self {
+            pod,
+            listeners,
+            kernel,
+            ..
+        } = self;
         let mut arrived = None;
         let counted = moved(kernel, |kernel| {
             let socket = pod.socket(service);
             prepare(&socket);
-            socket.connect(&service.into()).expect("a connect never fails for our sake");
+            socket
+                .connect(&service.into())
+                .expect("a connect never fails for our sake");
             arrived = Some(arrival(pod, listeners, &kernel.identify()));
         });
         (arrived.unwrap(), counted)
@@ -78,16 +94,31 @@ fn a_steered_connect_arrives_as_its_service_and_both_names_are_what_the_applicat
         for (way, connect) in ways_to_connect() {
             let mut client = world.pod.socket(service);
             connect(&client, service);
-            let (mut server, slot) = world.listeners.accept(&identify).expect("it arrives at the agent");
+            let (mut server, slot) = world
+                .listeners
+                .accept(&identify)
+                .expect("it arrives at the agent");
             assert_eq!(slot, Some(kernel_support::slot()), "{service} {way}");
             assert!(!world.pod.plain_arrived());
 
             let (own, peer) = names(&client);
             assert_eq!(peer, service, "{way}: getpeername answers what was dialled");
-            let pod = if service == service6() { POD6.into() } else { std::net::IpAddr::from(POD4) };
-            assert_eq!(own.ip().to_canonical(), pod, "{service} {way}: getsockname answers the pod's address");
+            let pod = if service == service6() {
+                POD6.into()
+            } else {
+                std::net::IpAddr::from(POD4)
+            };
+            assert_eq!(
+                own.ip().to_canonical(),
+                pod,
+                "{service} {way}: getsockname answers the pod's address"
+            );
             assert_eq!(own.is_ipv4(), service.is_ipv4());
-            assert_eq!(own.port(), server.peer_addr().unwrap().port(), "and the port that the socket has");
+            assert_eq!(
+                own.port(),
+                server.peer_addr().unwrap().port(),
+                "and the port that the socket has"
+            );
             exchange(&mut client, &mut server);
         }
     }
@@ -96,7 +127,10 @@ fn a_steered_connect_arrives_as_its_service_and_both_names_are_what_the_applicat
 #[test]
 fn a_client_bound_to_the_pods_address_is_steered_from_that_address() {
     let world = World::new();
-    for (service, own) in [(service4(), SocketAddr::from((POD4, 0))), (service6(), SocketAddr::from((POD6, 0)))] {
+    for (service, own) in [
+        (service4(), SocketAddr::from((POD4, 0))),
+        (service6(), SocketAddr::from((POD6, 0))),
+    ] {
         let client = world.pod.socket(service);
         client.bind(&own.into()).unwrap();
         client.connect(&service.into()).unwrap();
@@ -136,7 +170,11 @@ fn names_are_restored_once_for_each_question() {
 #[test]
 fn a_socket_that_dials_something_else_later_tells_the_truth_about_it() {
     let mut world = World::new();
-    let other = world.pod.netns.run(|| std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 7777)).unwrap()).unwrap();
+    let other = world
+        .pod
+        .netns
+        .run(|| std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 7777)).unwrap())
+        .unwrap();
     let client = world.pod.socket(service4());
     client.connect(&service4().into()).unwrap();
     disconnect(&client);
@@ -144,7 +182,11 @@ fn a_socket_that_dials_something_else_later_tells_the_truth_about_it() {
         client.connect(&other.local_addr().unwrap().into()).unwrap();
         let (own, peer) = names(&client);
         assert_eq!(peer, other.local_addr().unwrap());
-        assert_eq!(own.ip(), Ipv4Addr::LOCALHOST, "the record of the earlier connect does not speak for this one");
+        assert_eq!(
+            own.ip(),
+            Ipv4Addr::LOCALHOST,
+            "the record of the earlier connect does not speak for this one"
+        );
     });
     assert_eq!(counted, [("no_service", 1)]);
 }
@@ -187,10 +229,15 @@ fn a_service_that_is_not_known_is_left_alone() {
 fn another_port_of_a_known_service_address_is_left_alone() {
     let mut world = World::new();
     let World { pod, kernel, .. } = &mut world;
-    let other = pod.netns.run(|| std::net::TcpListener::bind((SERVICE4, 9090)).unwrap()).unwrap();
+    let other = pod
+        .netns
+        .run(|| std::net::TcpListener::bind((SERVICE4, 9090)).unwrap())
+        .unwrap();
     let counted = moved(kernel, |_| {
         let client = pod.socket(service4());
-        client.connect(&SocketAddr::from((SERVICE4, 9090)).into()).unwrap();
+        client
+            .connect(&SocketAddr::from((SERVICE4, 9090)).into())
+            .unwrap();
         other.accept().unwrap();
     });
     assert_eq!(counted, [("no_service", 1)]);
@@ -200,7 +247,9 @@ fn another_port_of_a_known_service_address_is_left_alone() {
 fn our_own_sockets_are_left_alone() {
     let mut world = World::new();
     for service in [service4(), service6(), service_mapped()] {
-        world.left_alone(service, "own_socket", |socket| socket.set_mark(grpclb_abi::MARK).unwrap());
+        world.left_alone(service, "own_socket", |socket| {
+            socket.set_mark(grpclb_abi::MARK).unwrap()
+        });
     }
 }
 
@@ -208,7 +257,9 @@ fn our_own_sockets_are_left_alone() {
 fn a_socket_bound_to_a_device_is_left_alone() {
     let mut world = World::new();
     for service in [service4(), service6(), service_mapped()] {
-        world.left_alone(service, "bound_device", |socket| socket.bind_device(Some(b"lo")).unwrap());
+        world.left_alone(service, "bound_device", |socket| {
+            socket.bind_device(Some(b"lo")).unwrap()
+        });
     }
 }
 
@@ -224,7 +275,10 @@ fn a_service_without_endpoints_is_left_alone() {
 #[test]
 fn a_worker_that_never_beat_is_stale() {
     let mut world = World::new();
-    let entry = grpclb_userspace::kernel::Pod { worker: 1, ..world.pod.entry() };
+    let entry = grpclb_userspace::kernel::Pod {
+        worker: 1,
+        ..world.pod.entry()
+    };
     world.pod.enable_as(&mut world.kernel, &entry);
     for service in [service4(), service6(), service_mapped()] {
         world.left_alone(service, "stale_heartbeat", |_| {});
@@ -234,7 +288,12 @@ fn a_worker_that_never_beat_is_stale() {
 #[test]
 fn a_worker_that_stopped_is_stale_after_half_a_second_and_not_before() {
     let mut world = World::new();
-    let World { pod, kernel, listeners, .. } = &mut world;
+    let World {
+        pod,
+        kernel,
+        listeners,
+        ..
+    } = &mut world;
     let identify = kernel.identify();
     kernel.heartbeat().beat(0);
     let beaten = std::time::Instant::now();
@@ -251,16 +310,26 @@ fn a_worker_that_stopped_is_stale_after_half_a_second_and_not_before() {
     assert!(steered_for >= Duration::from_millis(500), "{steered_for:?}");
     kernel.heartbeat().beat(0);
     pod.socket(service4()).connect(&service4().into()).unwrap();
-    assert_eq!(arrival(pod, listeners, &identify), Arrival::Agent(Some(kernel_support::slot())), "it came back");
+    assert_eq!(
+        arrival(pod, listeners, &identify),
+        Arrival::Agent(Some(kernel_support::slot())),
+        "it came back"
+    );
 }
 
 #[test]
 fn a_pod_without_ipv6_loopback_is_left_alone_over_ipv6_and_steered_over_ipv4() {
     let mut world = World::new();
-    let entry = grpclb_userspace::kernel::Pod { ipv6: false, ..world.pod.entry() };
+    let entry = grpclb_userspace::kernel::Pod {
+        ipv6: false,
+        ..world.pod.entry()
+    };
     world.pod.enable_as(&mut world.kernel, &entry);
     world.left_alone(service6(), "no_ipv6", |_| {});
-    assert_eq!(world.dial(service_mapped(), |_| {}).0, Arrival::Agent(Some(kernel_support::slot())));
+    assert_eq!(
+        world.dial(service_mapped(), |_| {}).0,
+        Arrival::Agent(Some(kernel_support::slot()))
+    );
 }
 
 #[test]
@@ -268,7 +337,11 @@ fn a_connect_whose_record_finds_no_room_is_left_alone() {
     let mut world = World::new();
     // What a socket may hold for others is bounded by this setting of its namespace; now there is no room for a record.
     let limit = "/proc/sys/net/core/optmem_max";
-    world.pod.netns.run(|| std::fs::write(limit, "0").unwrap()).unwrap();
+    world
+        .pod
+        .netns
+        .run(|| std::fs::write(limit, "0").unwrap())
+        .unwrap();
     for service in [service4(), service6(), service_mapped()] {
         world.left_alone(service, "no_record", |_| {});
     }

@@ -19,6 +19,7 @@ use grpclb_abi::Slot;
 use grpclb_userspace::kernel::{self, Identify, Kernel, Options};
 use grpclb_userspace::model::NetnsRef;
 use grpclb_userspace::netns::Netns;
+use nix::poll::{PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
@@ -53,12 +54,21 @@ impl Machine {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let root = cgroup_root();
         sweep(&root);
-        let name = format!("{PREFIX}{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let name = format!(
+            "{PREFIX}{}-{}",
+            std::process::id(),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        );
         let cgroup = root.join(&name);
         let home = own_cgroup(&root);
         fs::create_dir(&cgroup).expect("a cgroup for the test");
         enter(&cgroup);
-        Self { cgroup, pin_root: Path::new("/sys/fs/bpf").join(name), home, _turn: turn }
+        Self {
+            cgroup,
+            pin_root: Path::new("/sys/fs/bpf").join(name),
+            home,
+            _turn: turn,
+        }
     }
 
     pub fn options(&self, instance: &str) -> Options {
@@ -70,9 +80,37 @@ impl Machine {
         }
     }
 
-    /// A kernel room, attached.
+    pub fn options_for(&self, cgroup: &Path, instance: &str) -> Options {
+        Options {
+            cgroup: Some(cgroup.to_path_buf()),
+            ..self.options(instance)
+        }
+    }
+
+    /// A cgroup below the test's own.
+    pub fn child(&self, name: &str) -> PathBuf {
+        let child = self.cgroup.join(name);
+        fs::create_dir(&child).expect("a cgroup below the test's");
+        child
+    }
+
+    /// `sk_msg`'s table of the instance that attached last.
+    pub fn sockets_pin(&self) -> PathBuf {
+        self.pin_root.join("current/sockets")
+    }
+
+    /// Moves this process there, as if it were a pod's.
+    pub fn enter(&self, cgroup: &Path) {
+        enter(cgroup);
+    }
+
+    /// A kernel room, attached to the test's cgroup.
     pub fn attached(&self, instance: &str) -> Kernel {
-        let mut kernel = Kernel::load(&self.options(instance)).expect("the kernel programs load");
+        self.attached_to(&self.cgroup, instance)
+    }
+
+    pub fn attached_to(&self, cgroup: &Path, instance: &str) -> Kernel {
+        let mut kernel = Kernel::load(&self.options_for(cgroup, instance)).expect("the kernel programs load");
         let attached = kernel.attach().expect("they attach");
         assert!(attached.verified && attached.ipv6, "{attached:?}");
         kernel
@@ -89,13 +127,20 @@ impl Drop for Machine {
 
 fn cgroup_root() -> PathBuf {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
-    let line = mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2"));
-    line.and_then(|line| line.split(' ').nth(1)).expect("a cgroup v2 hierarchy").into()
+    let line = mounts
+        .lines()
+        .find(|line| line.split(' ').nth(2) == Some("cgroup2"));
+    line.and_then(|line| line.split(' ').nth(1))
+        .expect("a cgroup v2 hierarchy")
+        .into()
 }
 
 fn own_cgroup(root: &Path) -> PathBuf {
     let text = fs::read_to_string("/proc/self/cgroup").unwrap();
-    let path = text.lines().find_map(|line| line.strip_prefix("0::/")).expect("a place in the v2 hierarchy");
+    let path = text
+        .lines()
+        .find_map(|line| line.strip_prefix("0::/"))
+        .expect("a place in the v2 hierarchy");
     root.join(path)
 }
 
@@ -106,13 +151,20 @@ fn enter(cgroup: &Path) {
 fn sweep(root: &Path) {
     let mine = |entry: &fs::DirEntry| {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let pid = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next().map(str::to_owned));
+        let pid = name
+            .strip_prefix(PREFIX)
+            .and_then(|rest| rest.split('-').next().map(str::to_owned));
         pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists())
     };
     for entry in fs::read_dir(root).into_iter().flatten().flatten().filter(mine) {
         remove_cgroups(&entry.path());
     }
-    for entry in fs::read_dir("/sys/fs/bpf").into_iter().flatten().flatten().filter(mine) {
+    for entry in fs::read_dir("/sys/fs/bpf")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(mine)
+    {
         remove_pins(&entry.path());
     }
 }
@@ -157,13 +209,26 @@ pub enum Arrival {
 impl Pod {
     pub fn new() -> Self {
         let netns = fresh_netns();
-        for address in [format!("{POD4}/32"), format!("{SERVICE4}/32"), format!("{POD6}/128"), format!("{SERVICE6}/128")] {
+        for address in [
+            format!("{POD4}/32"),
+            format!("{SERVICE4}/32"),
+            format!("{POD6}/128"),
+            format!("{SERVICE6}/128"),
+        ] {
             ip(&netns, &["addr", "add", &address, "dev", "lo"]);
         }
         ip(&netns, &["link", "set", "lo", "up"]);
-        let bind = |address: IpAddr| netns.run(|| TcpListener::bind((address, SERVICE_PORT)).unwrap()).unwrap();
+        let bind = |address: IpAddr| {
+            netns
+                .run(|| TcpListener::bind((address, SERVICE_PORT)).unwrap())
+                .unwrap()
+        };
         let (plain4, plain6) = (bind(SERVICE4.into()), bind(SERVICE6.into()));
-        Self { netns, plain4, plain6 }
+        Self {
+            netns,
+            plain4,
+            plain6,
+        }
     }
 
     pub fn cookie(&self) -> u64 {
@@ -172,19 +237,28 @@ impl Pod {
 
     /// The agent's listeners in this pod, as the design wants them.
     pub fn listen(&self) -> Listeners {
+        self.listen_on(LISTENER_PORT)
+    }
+
+    pub fn listen_on(&self, port: u16) -> Listeners {
         self.netns
             .run(|| {
                 let four = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
                 four.set_reuse_address(true).unwrap();
                 four.bind_device(Some(b"lo")).unwrap();
-                four.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, LISTENER_PORT)).into()).unwrap();
+                four.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into())
+                    .unwrap();
                 four.listen(128).unwrap();
                 let six = Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP)).unwrap();
                 six.set_reuse_address(true).unwrap();
                 six.set_only_v6(true).unwrap();
-                six.bind(&SocketAddr::from((Ipv6Addr::LOCALHOST, LISTENER_PORT)).into()).unwrap();
+                six.bind(&SocketAddr::from((Ipv6Addr::LOCALHOST, port)).into())
+                    .unwrap();
                 six.listen(128).unwrap();
-                Listeners { four: four.into(), six: six.into() }
+                Listeners {
+                    four: four.into(),
+                    six: six.into(),
+                }
             })
             .unwrap()
     }
@@ -212,12 +286,47 @@ impl Pod {
 
     /// A socket of the pod's, of the family that dials this address.
     pub fn socket(&self, service: SocketAddr) -> Socket {
-        self.netns.run(|| Socket::new(Domain::for_address(service), Type::STREAM, Some(Protocol::TCP)).unwrap()).unwrap()
+        self.netns
+            .run(|| Socket::new(Domain::for_address(service), Type::STREAM, Some(Protocol::TCP)).unwrap())
+            .unwrap()
     }
 
     /// Whether a plain connection waits. Loopback: what was connected has arrived.
     pub fn plain_arrived(&self) -> bool {
         accept_now(&self.plain4).is_some() | accept_now(&self.plain6).is_some()
+    }
+
+    /// Takes the listener's end of a connection out of `sk_msg`'s table, by hand.
+    pub fn forget_listener_end(&self, machine: &Machine, server: &TcpStream) {
+        let key = self.flow_key(server.local_addr().unwrap(), server.peer_addr().unwrap());
+        let mut command = Command::new("bpftool");
+        command.args([
+            "map",
+            "delete",
+            "pinned",
+            machine.sockets_pin().to_str().unwrap(),
+            "key",
+        ]);
+        let status = command
+            .args(key.iter().map(u8::to_string))
+            .status()
+            .expect("bpftool");
+        assert!(status.success());
+    }
+
+    /// The bytes of a `grpclb_abi::Flow` in this pod.
+    pub fn flow_key(&self, local: SocketAddr, remote: SocketAddr) -> Vec<u8> {
+        let bytes = |address: SocketAddr| match address.ip().to_canonical() {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
+            IpAddr::V6(ip) => ip.octets(),
+        };
+        let mut key = self.cookie().to_le_bytes().to_vec();
+        key.extend(bytes(local));
+        key.extend(bytes(remote));
+        key.extend(local.port().to_le_bytes());
+        key.extend(remote.port().to_le_bytes());
+        key.extend([0; 4]);
+        key
     }
 
     /// Runs a command in the pod's namespace; it must succeed.
@@ -235,7 +344,9 @@ impl Listeners {
     /// The connection that waits, and its Service as the agent reads it.
     pub fn accept(&self, identify: &Identify) -> Option<(TcpStream, Option<Slot>)> {
         if let Some(stream) = accept_now(&self.four) {
-            let IpAddr::V4(local) = stream.local_addr().unwrap().ip() else { panic!("an IPv4 listener") };
+            let IpAddr::V4(local) = stream.local_addr().unwrap().ip() else {
+                panic!("an IPv4 listener")
+            };
             return Some((stream, Slot::from_ipv4(local)));
         }
         let stream = accept_now(&self.six)?;
@@ -268,7 +379,12 @@ fn accept_now(listener: &TcpListener) -> Option<TcpStream> {
 
 /// Makes the Service known on both addresses.
 pub fn put_service(kernel: &mut Kernel, endpoints: u32) {
-    let service = kernel::Service { name: "shop/orders:grpc".into(), slot: slot(), endpoints, http2: true };
+    let service = kernel::Service {
+        name: "shop/orders:grpc".into(),
+        slot: slot(),
+        endpoints,
+        http2: true,
+    };
     for address in [IpAddr::from(SERVICE4), IpAddr::from(SERVICE6)] {
         kernel.put_service(address, SERVICE_PORT, &service).unwrap();
     }
@@ -290,7 +406,11 @@ pub fn service_mapped() -> SocketAddr {
 /// What a counter stands at.
 pub fn counter(kernel: &Kernel, name: &str) -> u64 {
     let counters = kernel.counters();
-    counters.iter().find(|(known, _)| *known == name).unwrap_or_else(|| panic!("no counter {name}")).1
+    counters
+        .iter()
+        .find(|(known, _)| *known == name)
+        .unwrap_or_else(|| panic!("no counter {name}"))
+        .1
 }
 
 /// The counters that moved while `act` ran, and by how much.
@@ -323,7 +443,23 @@ fn ip(netns: &Netns, args: &[&str]) {
 fn run_in(netns: &Netns, program: &str, args: &[&str]) {
     let output = netns.run(|| Command::new(program).args(args).output()).unwrap();
     let output = output.unwrap_or_else(|error| panic!("{program}: {error}"));
-    assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{program} {args:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// Looks again and again, for ten seconds, at something that tells nobody when it happens.
+pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let started = std::time::Instant::now();
+    while !done() {
+        assert!(
+            started.elapsed() < Duration::from_secs(10),
+            "waited in vain until {what}"
+        );
+        poll(&mut [], PollTimeout::from(5_u16)).unwrap();
+    }
 }
 
 /// Both names of a socket.
@@ -339,27 +475,27 @@ pub fn disconnect(socket: &Socket) {
 
 /// Sends a few bytes there and back, to prove that it is one connection.
 pub fn exchange(client: &mut impl Exchange, server: &mut TcpStream) {
-    client.put(b"ping").unwrap();
+    client.send_all(b"ping").unwrap();
     let mut read = [0; 4];
     server.read_exact(&mut read).unwrap();
     assert_eq!(&read, b"ping");
     server.write_all(b"pong").unwrap();
-    client.take(&mut read).unwrap();
+    client.receive(&mut read).unwrap();
     assert_eq!(&read, b"pong");
 }
 
 /// A stream, whatever type it has.
 pub trait Exchange {
-    fn put(&mut self, bytes: &[u8]) -> io::Result<()>;
-    fn take(&mut self, bytes: &mut [u8]) -> io::Result<()>;
+    fn send_all(&mut self, bytes: &[u8]) -> io::Result<()>;
+    fn receive(&mut self, bytes: &mut [u8]) -> io::Result<()>;
 }
 
 impl Exchange for Socket {
-    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
+    fn send_all(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.write_all(bytes)
     }
 
-    fn take(&mut self, bytes: &mut [u8]) -> io::Result<()> {
+    fn receive(&mut self, bytes: &mut [u8]) -> io::Result<()> {
         // Blocking readers of sk_msg see EAGAIN now and then (measured; one reason why it is an opt-in).
         let mut filled = 0;
         while filled < bytes.len() {

@@ -13,6 +13,8 @@ pub const ALLOW_NONE: u32 = 0;
 pub const ALLOW_OVERRIDE: u32 = 1;
 pub const ALLOW_MULTI: u32 = 2;
 
+const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
+const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_PROG_ATTACH: libc::c_long = 8;
 const BPF_PROG_DETACH: libc::c_long = 9;
@@ -25,7 +27,10 @@ pub enum Does {
     Nothing,
     Deny,
     /// Sends connects to `from` to `to`, as a socket load balancer does.
-    Rewrite { from: Ipv4Addr, to: Ipv4Addr },
+    Rewrite {
+        from: Ipv4Addr,
+        to: Ipv4Addr,
+    },
 }
 
 /// An attached program; dropping it detaches it.
@@ -36,7 +41,10 @@ pub struct Attached {
 
 /// One BPF instruction: opcode, registers (source << 4 | destination), offset, immediate.
 fn insn(code: u8, registers: u8, offset: i16, immediate: u32) -> u64 {
-    u64::from(code) | u64::from(registers) << 8 | u64::from(offset.cast_unsigned()) << 16 | u64::from(immediate) << 32
+    u64::from(code)
+        | u64::from(registers) << 8
+        | u64::from(offset.cast_unsigned()) << 16
+        | u64::from(immediate) << 32
 }
 
 fn instructions(does: Does) -> Vec<u64> {
@@ -105,7 +113,13 @@ fn load(instructions: &[u64]) -> io::Result<OwnedFd> {
 
 impl Drop for Attached {
     fn drop(&mut self) {
-        let attr = [fd(&self.cgroup), fd(&self.program), BPF_CGROUP_INET4_CONNECT, 0, 0];
+        let attr = [
+            fd(&self.cgroup),
+            fd(&self.program),
+            BPF_CGROUP_INET4_CONNECT,
+            0,
+            0,
+        ];
         // SAFETY: as in `attach`.
         drop(unsafe { bpf(BPF_PROG_DETACH, attr.as_ptr().cast(), size_of_val(&attr)) });
     }
@@ -120,7 +134,11 @@ fn fd(file: &impl std::os::fd::AsRawFd) -> u32 {
 unsafe fn bpf(command: libc::c_long, attr: *const libc::c_void, size: usize) -> io::Result<libc::c_int> {
     // SAFETY: the caller's promise.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, attr, size) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as libc::c_int) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result as libc::c_int)
+    }
 }
 
 /// `connect(AF_UNSPEC)`, which no library offers.
@@ -128,5 +146,42 @@ pub fn disconnect(socket: &impl std::os::fd::AsRawFd) -> io::Result<()> {
     let unspecified = [0_u8; 16];
     // SAFETY: a `sockaddr` of 16 bytes, all zero: AF_UNSPEC.
     let result = unsafe { libc::connect(socket.as_raw_fd(), unspecified.as_ptr().cast(), 16) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// Puts a socket into a pinned socket hash, as any program with the rights may.
+pub fn put_socket(pin: &Path, key: &[u8], socket: &impl std::os::fd::AsRawFd) -> io::Result<()> {
+    let path = std::ffi::CString::new(pin.as_os_str().as_encoded_bytes())?;
+    let get = [path.as_ptr() as u64, 0];
+    // SAFETY: the head of `union bpf_attr` for this command: a path that ends in zero, and flags.
+    let map = unsafe { bpf(BPF_OBJ_GET, get.as_ptr().cast(), size_of_val(&get)) }?;
+    // SAFETY: the kernel has just made it, for us alone.
+    let map = unsafe { OwnedFd::from_raw_fd(map) };
+    let value = fd(socket);
+    let update = [
+        u64::from(fd(&map)),
+        key.as_ptr() as u64,
+        (&raw const value) as u64,
+        0,
+    ];
+    // SAFETY: as above: the map, a key and a value of its sizes, and flags.
+    unsafe { bpf(BPF_MAP_UPDATE_ELEM, update.as_ptr().cast(), size_of_val(&update)) }.map(drop)
+}
+
+/// Gives up all capabilities of the calling thread, for good.
+pub fn drop_capabilities() -> io::Result<()> {
+    // `struct __user_cap_header_struct` of version 3, and two empty `__user_cap_data_struct`.
+    let header = [0x2008_0522_u32, 0];
+    let none = [0_u32; 6];
+    // SAFETY: both are laid out as capset(2) reads them.
+    let result = unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), none.as_ptr()) };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }
