@@ -215,7 +215,7 @@ impl Pod {
             format!("{POD6}/128"),
             format!("{SERVICE6}/128"),
         ] {
-            ip(&netns, &["addr", "add", &address, "dev", "lo"]);
+            ip(&netns, &["addr", "add", &address, "dev", "lo", "nodad"]);
         }
         ip(&netns, &["link", "set", "lo", "up"]);
         let bind = |address: IpAddr| {
