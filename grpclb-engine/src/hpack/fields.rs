@@ -9,7 +9,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::Rc;
 
 use super::literal::Literal;
-use super::{Error, Field, Name, static_table};
+use super::{DEFAULT_TABLE_SIZE, Error, Field, Name, static_table};
 use crate::rng::mix;
 
 /// Fewest insertions between two sweeps.
@@ -111,12 +111,10 @@ impl Fields {
         let id = self.take_id();
         let field = Rc::new(Field::new(id, Rc::clone(name), text, value));
         self.make_room();
-        let footprint = field.footprint();
-        if self.footprint + footprint <= self.limit {
-            self.footprint += footprint;
-            if let Some(collided) = self.interned.insert(hash, Rc::clone(&field)) {
-                self.footprint -= collided.footprint();
-            }
+        // What no table can hold is seldom seen again.
+        if field.size() <= DEFAULT_TABLE_SIZE && self.admit(field.footprint()) {
+            let collided = self.interned.insert(hash, Rc::clone(&field));
+            self.dismiss(collided.map(|field| field.footprint()));
         }
         field
     }
@@ -129,12 +127,9 @@ impl Fields {
         let id = self.take_id();
         let name = Rc::new(Name::new(id, text, literal, 0));
         self.make_room();
-        let footprint = name.footprint();
-        if self.footprint + footprint <= self.limit {
-            self.footprint += footprint;
-            if let Some(collided) = self.names.insert(hash, Rc::clone(&name)) {
-                self.footprint -= collided.footprint();
-            }
+        if self.admit(name.footprint()) {
+            let collided = self.names.insert(hash, Rc::clone(&name));
+            self.dismiss(collided.map(|name| name.footprint()));
         }
         name
     }
@@ -146,6 +141,20 @@ impl Fields {
             .iter()
             .take_while(|field| field.name.id == name.id);
         same_name.into_iter().find(|field| field.value() == text).cloned()
+    }
+
+    /// Whether there is room for so many bytes more, which are then counted.
+    fn admit(&mut self, footprint: usize) -> bool {
+        let fits = self.footprint + footprint <= self.limit;
+        if fits {
+            self.footprint += footprint;
+        }
+        fits
+    }
+
+    /// Takes back what an entry counted whose hash collided. (That of a static name never counted.)
+    fn dismiss(&mut self, collided: Option<usize>) {
+        self.footprint = self.footprint.saturating_sub(collided.unwrap_or(0));
     }
 
     /// Now and then drops what nobody but the interner holds. As many insertions lie between two sweeps as the first
