@@ -21,7 +21,7 @@ const BACKOFF: Duration = Duration::from_millis(100);
 
 /// Accepts until the pod leaves. A failure concerns this pod only.
 pub(super) async fn accept_loop(pod: Rc<Pod>, listener: std::net::TcpListener) {
-    let listener = match socket::prepare_listener(&listener).and_then(|()| TcpListener::from_std(listener)) {
+    let listener = match TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => return warn!(pod = %pod.id, %error, "cannot accept on the pod's listener"),
     };

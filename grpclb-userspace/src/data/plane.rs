@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use grpclb_engine::splitter::Budget;
 use tokio::sync::{mpsc, oneshot};
+use tracing::warn;
 
 use super::config::{Config, Leave, Listeners, StartError};
+use super::socket;
 use super::status::DataStatus;
 use super::worker::{self, Command};
 use crate::model::{PodId, ServicePort};
@@ -51,6 +53,12 @@ impl DataPlane {
     /// upstream connections belong to one client connection each. A pod of this name that is there already leaves by
     /// [`Leave::Drain`].
     pub fn add_pod(&self, pod: PodId, netns: Arc<Netns>, listeners: Listeners, shared: bool) {
+        // Before this returns: whoever connects from now on must find the options set.
+        for listener in std::iter::once(&listeners.v4).chain(&listeners.v6) {
+            if let Err(error) = socket::prepare_listener(listener) {
+                warn!(%pod, %error, "cannot set the options of the pod's listener");
+            }
+        }
         let worker = self.worker_for(&pod);
         self.tell(
             worker,

@@ -1,0 +1,8 @@
+//! The data plane with real sockets, without the kernel room: clients dial the listener's `127.S.S.S` addresses
+//! themselves, as the connect hooks would make them do. Needs root (entering network namespaces).
+
+mod bytes;
+mod ends;
+mod namespaces;
+mod rig;
+mod steering;
