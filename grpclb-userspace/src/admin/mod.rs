@@ -66,3 +66,6 @@ pub enum Error {
 pub fn start(config: &Config, source: Arc<dyn StatusSource>) -> Result<Admin, Error> {
     server::start(config, source)
 }
+
+#[cfg(test)]
+mod tests;

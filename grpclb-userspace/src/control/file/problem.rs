@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use serde_saphyr::Location;
+use serde_saphyr::{Location, UserMessageFormatter};
 
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +42,15 @@ impl fmt::Display for Problems {
     }
 }
 
+/// What the YAML reader says in words of its own, and how we say it.
+const PLAIN: &[(&str, &str)] = &[
+    ("expected mapping start", "expected keys with values (`key: value`)"),
+    ("expected sequence start", "expected a list"),
+    ("expected string scalar", "expected a single value"),
+    ("invalid i64", "expected a whole number"),
+    ("invalid boolean", "expected `true` or `false`"),
+];
+
 /// Collects problems while a file is read.
 #[derive(Debug, Default)]
 pub(super) struct Collector {
@@ -73,9 +82,10 @@ impl Collector {
     pub(super) fn add_syntax(&mut self, error: &serde_saphyr::Error) {
         let place = error.location().unwrap_or(Location::UNKNOWN);
         // The place is told by us, in front.
-        let message = error.without_snippet().to_string();
+        let message = error.without_snippet().render_with_formatter(&UserMessageFormatter);
         let suffix = format!(" at line {}, column {}", place.line(), place.column());
         let message = message.strip_suffix(&suffix).unwrap_or(&message);
+        let message = PLAIN.iter().find(|(theirs, _)| *theirs == message).map_or(message, |(_, ours)| ours);
         self.add(place, "", message);
     }
 

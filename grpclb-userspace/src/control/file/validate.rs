@@ -54,8 +54,9 @@ pub(super) fn desired(file: &schema::File, problems: &mut Collector) -> Desired 
         );
     }
     let mut names = Names::default();
+    let mut namespaces = Vec::new();
     for (index, written) in file.pods.iter().enumerate() {
-        if let Some(pod) = pod(problems, &format!("pods[{index}]"), written, &mut names, &desired) {
+        if let Some(pod) = pod(problems, &format!("pods[{index}]"), written, &mut names, &mut namespaces) {
             desired.pods.insert(Arc::clone(&pod.id), Arc::new(pod));
         }
     }
@@ -94,7 +95,8 @@ fn service(
         written.ports.as_ref(),
         "ports that clients dial",
     );
-    let backends = backends(problems, key, place, written, &addresses, ports.len() == 1);
+    let endpoints_key = format!("{key}.endpoints");
+    let backends = backends(problems, &endpoints_key, place, written, &addresses, ports.len() == 1);
 
     let mut found = Vec::new();
     for (index, port) in ports.iter().enumerate() {
@@ -120,6 +122,9 @@ fn service(
             PROTOCOLS,
         );
         claims.take(problems, &format!("{key}.port"), place, &name, &addresses, number);
+        if index == 0 {
+            twice(problems, &backends, target_port);
+        }
         found.push(ServicePort {
             id: format!("{name}:{number}").into(),
             addresses: addresses.clone(),
@@ -166,6 +171,9 @@ fn addresses(
 
 /// An endpoint before it is known for which port of the Service.
 struct Backend {
+    /// Its address: the key, and where it stands.
+    key: String,
+    place: Location,
     id: Arc<str>,
     ip: IpAddr,
     port: Option<u16>,
@@ -193,39 +201,37 @@ fn backends(
     addresses: &[IpAddr],
     single_port: bool,
 ) -> Vec<Backend> {
-    let key = format!("{key}.endpoints");
     let Some(list) = &service.endpoints else {
-        check::missing(problems, &key, place, "a list of endpoints (`[]` for none yet)");
+        check::missing(problems, key, place, "a list of endpoints (`[]` for none yet)");
         return Vec::new();
     };
-    let mut seen: HashMap<(IpAddr, Option<u16>), Location> = HashMap::new();
     let mut found = Vec::new();
     for (index, written) in list.value.iter().enumerate() {
-        let key = format!("{key}[{index}]");
-        let Some((backend, place)) = backend(problems, &key, written, addresses, single_port) else {
-            continue;
-        };
-        if let Some(first) = seen.insert((backend.ip, backend.port), place) {
-            let message = format!(
-                "`{}` is an endpoint of this Service already, in line {}",
-                backend.ip,
-                first.line()
-            );
-            problems.add(place, format!("{key}.address"), message);
-        }
-        found.push(backend);
+        found.extend(backend(problems, &format!("{key}[{index}]"), written, addresses, single_port));
     }
     found
 }
 
-/// One endpoint, and where its address stands.
+/// Notes endpoints that are there twice.
+fn twice(problems: &mut Collector, backends: &[Backend], target_port: u16) {
+    let mut seen: HashMap<SocketAddr, Location> = HashMap::new();
+    for backend in backends {
+        let address = backend.at(target_port).address;
+        if let Some(first) = seen.insert(address, backend.place) {
+            let message = format!("{address} is an endpoint of this Service already, in line {}", first.line());
+            problems.add(backend.place, backend.key.as_str(), message);
+        }
+    }
+}
+
+/// One endpoint.
 fn backend(
     problems: &mut Collector,
     key: &str,
     written: &Spanned<schema::Endpoint>,
     addresses: &[IpAddr],
     single_port: bool,
-) -> Option<(Backend, Location)> {
+) -> Option<Backend> {
     let place = written.referenced;
     let written = &written.value;
     let id = written.id.as_ref().filter(|id| !id.value.is_empty());
@@ -265,19 +271,10 @@ fn backend(
         };
         let message =
             format!("`{ip}` is {this}, and every address of the Service is {other}: expected {other}");
-        problems.add(address.referenced, key, message);
+        problems.add(address.referenced, key.as_str(), message);
     }
     let id = id?.value.as_str().into();
-    Some((
-        Backend {
-            id,
-            ip,
-            port,
-            weight,
-            state,
-        },
-        address.referenced,
-    ))
+    Some(Backend { key, place: address.referenced, id, ip, port, weight, state })
 }
 
 /// One pod.
@@ -286,7 +283,7 @@ fn pod(
     key: &str,
     written: &Spanned<schema::Pod>,
     names: &mut Names,
-    others: &Desired,
+    taken: &mut Vec<(NetnsRef, Location)>,
 ) -> Option<PodSpec> {
     let name = names.take(problems, key, written.referenced, written.value.name.as_ref());
     let key = format!("{key}.netns");
@@ -299,13 +296,12 @@ fn pod(
         problems.add(netns.referenced, key, message);
         return None;
     };
-    if let Some(other) = others.pods.values().find(|other| other.netns == reference) {
-        let message = format!(
-            "`{}` is the namespace of pod `{}` already: expected one of its own",
-            netns.value, other.id
-        );
+    if let Some((_, first)) = taken.iter().find(|(namespace, _)| *namespace == reference) {
+        let message =
+            format!("`{}` is a pod already, in line {}: expected each namespace once", netns.value, first.line());
         problems.add(netns.referenced, key, message);
     }
+    taken.push((reference.clone(), netns.referenced));
     let accelerate = written.value.accelerate.unwrap_or(false);
     Some(PodSpec {
         id: name.into(),
