@@ -51,7 +51,7 @@ pub const MAX_PODS: usize = 4096;
 /// Most (address, port) pairs of Services.
 pub const MAX_SERVICES: usize = 65_536;
 /// Most entries of the table of endpoints, which is for people only.
-pub const MAX_BACKENDS: usize = 262_144;
+pub const MAX_BACKENDS: usize = 131_072;
 /// IPv6 handshakes under way at one moment; least recently used ones are forgotten first.
 pub const MAX_FLOWS: usize = 8192;
 /// Sockets handed to `sk_msg`, where a pod opted in.

@@ -73,6 +73,8 @@ pub struct Kernel {
     backends: HashMap<Slot, u32>,
     programs: Vec<&'static str>,
     state: Attached,
+    /// What the kernel did not take, for the operator.
+    lacking: Vec<String>,
     options: Options,
     pins: Pins,
 }
@@ -131,10 +133,8 @@ impl Kernel {
             identify: Identify::new(loaded.maps.accepted),
             backends: HashMap::new(),
             programs: loaded.programs,
-            state: Attached {
-                notes: loaded.notes,
-                ..Attached::default()
-            },
+            state: Attached::default(),
+            lacking: loaded.notes,
             options: options.clone(),
             pins,
         })
@@ -154,9 +154,7 @@ impl Kernel {
             standing: &standing,
         })?;
         self.links = Links::attach(&mut self.ebpf, &steps)?;
-        self.state.cgroup.clone_from(&target);
-        self.state.ipv6 = ipv6;
-        self.state.notes.extend(notes);
+        self.state = Attached { cgroup: target.clone(), ipv6, notes, ..Attached::default() };
         if let Err(error) = self.prove(&target).and_then(|()| self.pins.make_current()) {
             self.links = Links::default();
             return Err(error);
@@ -295,10 +293,10 @@ impl Kernel {
 
     /// What is attached now, with the neighbours as they are at this moment.
     pub fn attached(&self) -> Attached {
-        Attached {
-            programs: self.links.describe(&self.ebpf),
-            ..self.state.clone()
-        }
+        let mut attached = self.state.clone();
+        attached.programs = self.links.describe(&self.ebpf);
+        attached.notes.extend_from_slice(&self.lacking);
+        attached
     }
 
     /// Attaches `sk_msg` for the first pod that asks for it; false if this kernel has none.
