@@ -270,13 +270,14 @@ impl Account {
 
     /// Takes what was earned off all that was spent. Time forgives a whole burst in a minute.
     fn settle(&mut self, limits: &Limits, now: Time) {
-        let seconds = u32::try_from(now.since(self.settled).as_secs()).unwrap_or(u32::MAX);
+        let seconds = now.since(self.settled).as_secs();
         for (spent, rule) in self.spent.iter_mut().zip(&limits.rules) {
             let earned = self
                 .streams
                 .saturating_mul(rule.per_stream)
                 .saturating_add(self.data.saturating_mul(rule.per_data));
-            let forgiven = (rule.burst / 60 + 1).saturating_mul(seconds);
+            let forgiven =
+                u32::try_from(u64::from(rule.burst).saturating_mul(seconds) / 60).unwrap_or(u32::MAX);
             *spent = spent.saturating_sub(earned).saturating_sub(forgiven);
         }
         self.streams = 0;

@@ -49,6 +49,11 @@ impl Reader {
         Self::default()
     }
 
+    /// A piece of a DATA frame has been handed on, and more of its data is to come.
+    pub const fn is_within_data(&self) -> bool {
+        matches!(self.open, Open::Data { .. })
+    }
+
     /// The next frame or piece of DATA in `input`, which loses what was read. `None`: more input is needed.
     ///
     /// `max_frame_size` is what our SETTINGS allow. A longer frame is a connection error whatever its type, as

@@ -3,8 +3,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod limits;
 mod owner;
+mod resets;
 mod rfc9113_3_4_frames;
 mod rfc9113_5_streams;
 mod rfc9113_6_definitions;
 mod rfc9113_8_messages;
+mod states;

@@ -20,7 +20,6 @@ impl Connection {
         let len = chunk.len() as u32;
         let first_piece = flow_controlled > 0 || chunk.is_empty();
         if first_piece {
-            self.settle_padding();
             self.take_from_connection(flow_controlled)?;
         }
         self.received += u64::from(len);
@@ -47,10 +46,13 @@ impl Connection {
                     now,
                 );
             }
-            self.inbound.data = Some((key, flow_controlled));
+            self.inbound.data_left = flow_controlled;
         }
-        if let Some((_, left)) = &mut self.inbound.data {
-            *left -= len.min(*left);
+        // What the frame took from the window and did not bring is padding, which nobody will release.
+        self.inbound.data_left = self.inbound.data_left.saturating_sub(len);
+        if !self.inbound.reader.is_within_data() {
+            stream.recv.credit(self.inbound.data_left);
+            self.inbound.data_left = 0;
         }
         let (expect, bodiless, reset) = (stream.expect, stream.bodiless, stream.reset.is_some());
         if expect != Expect::Body {
@@ -71,9 +73,9 @@ impl Connection {
         }
         let tag = stream.tag;
         if end_stream {
-            self.settle_padding();
             self.recv_end(key);
         } else if len == 0 {
+            self.release(key, 0);
             return self.spend(Limit::EmptyFrames, 1, now);
         }
         self.account.earn_data();
@@ -106,15 +108,6 @@ impl Connection {
             self.recv_window.credit(flow_controlled);
         }
         Ok(())
-    }
-
-    /// The DATA frame before has ended: what it took from its stream's window and did not bring was padding.
-    pub(super) fn settle_padding(&mut self) {
-        if let Some((key, padding)) = self.inbound.data.take()
-            && padding > 0
-        {
-            self.release(key, padding);
-        }
     }
 
     pub(super) fn recv_window_update(

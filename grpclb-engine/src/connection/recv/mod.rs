@@ -9,7 +9,7 @@ use bytes::BytesMut;
 
 use super::preface::Expect as Preface;
 use super::send::Control;
-use super::{CloseReason, Connection, Event, Limit, Limits, StreamKey};
+use super::{CloseReason, Connection, Event, Limit, Limits};
 use crate::Time;
 use crate::frame::{ErrorCode, Frame, Reader, StreamId};
 use crate::hpack::Fields;
@@ -64,9 +64,8 @@ pub(super) struct Inbound {
     block: Option<Block>,
     /// Since when a frame other than DATA has been incomplete.
     unfinished: Option<Time>,
-    /// The stream of the DATA frame that is arriving, and what it took from the window but did not yet bring:
-    /// data to come, and padding.
-    data: Option<(StreamKey, u32)>,
+    /// What the DATA frame that is arriving took from its stream's window and did not bring yet: data, and padding.
+    data_left: u32,
 }
 
 #[derive(Debug)]
@@ -108,7 +107,7 @@ impl Inbound {
     /// Notes whether a frame has been begun and not finished. DATA may take its time: it is handed on as it comes.
     fn note_unfinished(&mut self, input: &[u8], now: Time) {
         const DATA: u8 = 0;
-        if input.is_empty() || input.get(3) == Some(&DATA) {
+        if input.is_empty() || self.reader.is_within_data() || input.get(3) == Some(&DATA) {
             self.unfinished = None;
         } else {
             self.unfinished.get_or_insert(now);
@@ -145,9 +144,6 @@ impl Connection {
             Err(error) => return self.recv_broken(error, now).map(Progress::from),
         };
         self.inbound.unfinished = None;
-        if self.inbound.data.is_some() && !matches!(frame, Frame::Data { .. }) {
-            self.settle_padding();
-        }
         if self.expect == Preface::Settings && !matches!(frame, Frame::Settings(_)) {
             return Err(Fatal::protocol(
                 ErrorCode::PROTOCOL_ERROR,
