@@ -33,7 +33,11 @@ pub(super) enum Error {
     #[error("an agent with the instance name {0:?} runs already: leave out --instance, or give another name")]
     Alive(String),
     #[error("run directory {}: {what}: {source}", path.display())]
-    RunDir { path: PathBuf, what: &'static str, source: io::Error },
+    RunDir {
+        path: PathBuf,
+        what: &'static str,
+        source: io::Error,
+    },
 }
 
 /// This instance's place among the others; dropping it removes its files.
@@ -61,25 +65,49 @@ impl Instance {
         if name.is_empty() || name.len() > 40 || !name.bytes().all(well_formed) {
             return Err(Error::Name(name.to_owned()));
         }
-        let failed = |what| move |source| Error::RunDir { path: directory.to_owned(), what, source };
+        let failed = |what| {
+            move |source| Error::RunDir {
+                path: directory.to_owned(),
+                what,
+                source,
+            }
+        };
         // Only root may tell an agent to stop steering.
-        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed("make it"))?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)
+            .map_err(failed("make it"))?;
         sweep(directory);
         let path = directory.join(format!("{name}.lock"));
         // A sweeper of another instance may take the file between our making and our locking it.
         for _ in 0..16 {
-            let opened = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
-            match Flock::lock(opened.map_err(failed("make the lock file"))?, FlockArg::LockExclusiveNonblock) {
+            let opened = OpenOptions::new()
+                .create(true)
+                .truncate(false)
+                .write(true)
+                .open(&path);
+            match Flock::lock(
+                opened.map_err(failed("make the lock file"))?,
+                FlockArg::LockExclusiveNonblock,
+            ) {
                 Ok(lock) if stands_at(&lock, &path) => {
                     let start = since_boot().map_err(failed("read the time since boot"))?;
-                    return Ok(Self { directory: directory.to_owned(), name: name.to_owned(), start, _lock: lock });
+                    return Ok(Self {
+                        directory: directory.to_owned(),
+                        name: name.to_owned(),
+                        start,
+                        _lock: lock,
+                    });
                 }
                 Ok(_swept) => {}
                 Err((_, Errno::EWOULDBLOCK)) => return Err(Error::Alive(name.to_owned())),
                 Err((_, errno)) => return Err(failed("lock the lock file")(errno.into())),
             }
         }
-        Err(failed("make the lock file")(io::Error::other("it vanished again and again")))
+        Err(failed("make the lock file")(io::Error::other(
+            "it vanished again and again",
+        )))
     }
 
     pub(super) fn name(&self) -> &str {
@@ -119,8 +147,12 @@ impl Instance {
                 Ok(Ok(line)) if line == "younger" => {
                     tracing::info!(instance = %other, "another instance started later: it will take over from this one");
                 }
-                Ok(Ok(line)) => tracing::warn!(instance = %other, %line, "unknown answer to a request to hand over"),
-                Ok(Err(error)) => tracing::warn!(instance = %other, %error, "an instance cannot be asked to hand over"),
+                Ok(Ok(line)) => {
+                    tracing::warn!(instance = %other, %line, "unknown answer to a request to hand over");
+                }
+                Ok(Err(error)) => {
+                    tracing::warn!(instance = %other, %error, "an instance cannot be asked to hand over");
+                }
                 Err(_) => {
                     tracing::warn!(instance = %other, "an instance does not hand over; both steer until one of them ends");
                 }
@@ -130,17 +162,24 @@ impl Instance {
 
     async fn ask(&self, other: &str) -> io::Result<String> {
         let mut stream = UnixStream::connect(self.directory.join(format!("{other}.sock"))).await?;
-        stream.write_all(format!("hand over 1 {} {}\n", self.start, self.name).as_bytes()).await?;
+        stream
+            .write_all(format!("hand over 1 {} {}\n", self.start, self.name).as_bytes())
+            .await?;
         read_line(&mut stream).await
     }
 
     /// Live instances but this one.
     fn others(&self) -> Vec<String> {
-        let others = lock_files(&self.directory).into_iter().filter(|(name, _)| *name != self.name);
+        let others = lock_files(&self.directory)
+            .into_iter()
+            .filter(|(name, _)| *name != self.name);
         let alive = |path: &Path| {
             File::open(path).is_ok_and(|file| Flock::lock(file, FlockArg::LockExclusiveNonblock).is_err())
         };
-        others.filter(|(_, path)| alive(path)).map(|(name, _)| name).collect()
+        others
+            .filter(|(_, path)| alive(path))
+            .map(|(name, _)| name)
+            .collect()
     }
 
     fn socket(&self) -> PathBuf {
@@ -159,13 +198,18 @@ impl Drop for Instance {
 
 /// One request, from an instance that started at another time than ours, `start`.
 async fn answer(mut stream: UnixStream, start: u64, requests: mpsc::Sender<HandOver>) {
-    let Ok(Ok(line)) = timeout(ANSWER, read_line(&mut stream)).await else { return };
+    let Ok(Ok(line)) = timeout(ANSWER, read_line(&mut stream)).await else {
+        return;
+    };
     let answer = match parse(&line) {
         None => "unknown request\n",
         Some((asks, _)) if asks <= start => "younger\n",
         Some((_, successor)) => {
             let (done, drained) = oneshot::channel();
-            let request = HandOver { successor: successor.to_owned(), done };
+            let request = HandOver {
+                successor: successor.to_owned(),
+                done,
+            };
             // An instance that ends already steers nothing either.
             if requests.send(request).await.is_ok() {
                 let _ended: Result<(), _> = drained.await;
@@ -252,7 +296,11 @@ mod tests {
         assert!(matches!(Instance::claim(&directory.0, "a"), Err(Error::Alive(_))));
         drop(first);
         Instance::claim(&directory.0, "a").unwrap();
-        assert_eq!(fs::read_dir(&directory.0).unwrap().count(), 0, "nothing is left behind");
+        assert_eq!(
+            fs::read_dir(&directory.0).unwrap().count(),
+            0,
+            "nothing is left behind"
+        );
     }
 
     #[test]
@@ -272,7 +320,10 @@ mod tests {
     fn names_that_bpffs_or_a_path_would_not_take_are_refused() {
         let directory = RunDir::new("refused");
         for name in ["", "a.b", "../a", "ä", &"x".repeat(41)] {
-            assert!(matches!(Instance::claim(&directory.0, name), Err(Error::Name(_))), "{name:?}");
+            assert!(
+                matches!(Instance::claim(&directory.0, name), Err(Error::Name(_))),
+                "{name:?}"
+            );
         }
     }
 
@@ -299,7 +350,10 @@ mod tests {
         let new = Instance::claim(&directory.0, "new").unwrap();
         let mut asked_of_new = new.listen().unwrap();
         old.take_over().await;
-        assert!(asked_of_new.try_recv().is_err(), "the younger one was not asked to stop");
+        assert!(
+            asked_of_new.try_recv().is_err(),
+            "the younger one was not asked to stop"
+        );
         assert_eq!(old.ask("new").await.unwrap(), "younger");
     }
 
@@ -311,7 +365,11 @@ mod tests {
         for line in ["stop\n", "hand over 1 x y\n", "hand over 2 99 b\n", "\n"] {
             let mut stream = UnixStream::connect(directory.0.join("a.sock")).await.unwrap();
             stream.write_all(line.as_bytes()).await.unwrap();
-            assert_eq!(read_line(&mut stream).await.unwrap(), "unknown request", "{line:?}");
+            assert_eq!(
+                read_line(&mut stream).await.unwrap(),
+                "unknown request",
+                "{line:?}"
+            );
         }
         assert!(requests.try_recv().is_err());
     }

@@ -22,7 +22,7 @@ mod watchdog;
 
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use grpclb_abi::{MARK, Slot};
@@ -50,6 +50,9 @@ use watchdog::Beats;
 const RETRY: Duration = Duration::from_secs(10);
 /// How often the admin's ports are tried while a predecessor holds them.
 const PORT_RETRY: Duration = Duration::from_millis(100);
+/// How long the listeners stay at least once nothing new is steered: a SYN that was sent to them and dropped comes again
+/// after 1 s, and once more after 2 s.
+const STRAGGLERS: Duration = Duration::from_secs(3);
 /// Attaching does not wait longer than this for the first probes: a pod that comes later is steered later.
 const FIRST_PODS: Duration = Duration::from_secs(5);
 
@@ -58,7 +61,10 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     if options.check {
         let desired = file::load(&options.config)?;
         let (services, pods) = (desired.services.len(), desired.pods.len());
-        println!("{}: valid: {services} Service ports, {pods} pods", options.config.display());
+        println!(
+            "{}: valid: {services} Service ports, {pods} pods",
+            options.config.display()
+        );
         return Ok(ExitCode::SUCCESS);
     }
     logging::init(&options.log, options.log_format)?;
@@ -128,15 +134,24 @@ impl<'o> Agent<'o> {
 
         let (pods_wanted, wanted) = watch::channel(Arc::default());
         let (tell_status, pods_status) = watch::channel(Arc::from([]));
-        let steering = PodSteering { kernel: kernel.clone(), data: Arc::clone(&data) };
-        tokio::spawn(keep_pods(pods_config(options, &instance), wanted, steering, tell_status, readiness.clone()));
+        let steering = PodSteering {
+            kernel: kernel.clone(),
+            data: Arc::clone(&data),
+        };
+        tokio::spawn(keep_pods(
+            pods_config(options, &instance),
+            wanted,
+            steering,
+            tell_status,
+            readiness.clone(),
+        ));
 
         let collector = Arc::new(Collector {
             node: options.node(),
             instance: instance.name().to_owned(),
             pins: options.bpffs.join(instance.name()),
             source: Source::File(options.config.clone()).to_string(),
-            started: std::time::Instant::now(),
+            started: Instant::now(),
             phase: phase.subscribe(),
             readiness: readiness.clone(),
             health: control.health.clone(),
@@ -172,7 +187,9 @@ impl<'o> Agent<'o> {
     async fn live(mut self) -> anyhow::Result<ExitCode> {
         let end = self.steer().await;
         self.phase.send_replace(Phase::Draining);
-        let _not_ready = self.readiness.hold("draining: new connections are not steered by this instance");
+        let _not_ready = self
+            .readiness
+            .hold("draining: new connections are not steered by this instance");
         self.kernel.lock().detach_connect();
         let mut signals_left = 2;
         match end {
@@ -187,7 +204,7 @@ impl<'o> Agent<'o> {
                 let _gone: Result<(), ()> = done.send(());
             }
         }
-        let mut drained = std::pin::pin!(self.data.drain(self.options.drain_timeout()));
+        let mut drained = std::pin::pin!(drain(&self.data, self.options.drain_timeout()));
         loop {
             tokio::select! {
                 ended = &mut drained => {
@@ -281,14 +298,21 @@ impl<'o> Agent<'o> {
         }
         for change in &changes {
             if let Err(error) = tell(change, &self.kernel, &self.data) {
-                tracing::error!(error = format!("{error:#}"), "not told to the kernel; trying again later");
+                tracing::error!(
+                    error = format!("{error:#}"),
+                    "not told to the kernel; trying again later"
+                );
                 if let services::Change::Steer { address, .. } = change {
                     self.services.not_told(address);
                 }
             }
         }
         if !changes.is_empty() {
-            tracing::info!(services = desired.services.len(), changes = changes.len(), "Services taken up");
+            tracing::info!(
+                services = desired.services.len(),
+                changes = changes.len(),
+                "Services taken up"
+            );
         }
         self.collector.services.send_replace(Arc::new(status::Known {
             wanted: Arc::clone(&desired),
@@ -306,10 +330,27 @@ impl<'o> Agent<'o> {
         let wanted = self.pods_wanted.borrow().pods.len();
         let _not_ready = self.readiness.hold("the pods have not all been tried yet");
         let tried = |pods: &Arc<[PodStatus]>| pods.len() >= wanted && pods.iter().all(PodStatus::settled);
-        if tokio::time::timeout(FIRST_PODS, self.pods_status.wait_for(tried)).await.is_err() {
+        if tokio::time::timeout(FIRST_PODS, self.pods_status.wait_for(tried))
+            .await
+            .is_err()
+        {
             tracing::warn!("not every pod could be tried in time; those that are left follow later");
         }
     }
+}
+
+/// Lets every connection end in order, those included that are still on their way here; true if all ended within `limit`.
+async fn drain(data: &DataPlane, limit: Duration) -> bool {
+    let start = Instant::now();
+    let first = data.drain(limit);
+    let (_, ()) = tokio::join!(first, tokio::time::sleep(STRAGGLERS.min(limit)));
+    // Even with nothing left of the limit, the workers need a moment to say that nothing is left of the connections.
+    data.drain(
+        limit
+            .saturating_sub(start.elapsed())
+            .max(Duration::from_millis(100)),
+    )
+    .await
 }
 
 fn start_data(
@@ -335,8 +376,14 @@ fn start_data(
 }
 
 fn pods_config(options: &Options, instance: &Instance) -> pods::Config {
-    let probe = pods::Probe { target: Slot::PROBE.to_ipv4(), token: instance.name().to_owned() };
-    pods::Config { probe, drain_timeout: options.drain_timeout() }
+    let probe = pods::Probe {
+        target: Slot::PROBE.to_ipv4(),
+        token: instance.name().to_owned(),
+    };
+    pods::Config {
+        probe,
+        drain_timeout: options.drain_timeout(),
+    }
 }
 
 /// The pods room's task. It ends only with the agent; should it fail, the agent says so and steers what it has.
@@ -363,7 +410,10 @@ struct Signals {
 impl Signals {
     fn new() -> anyhow::Result<Self> {
         let listen = |kind| signal(kind).context("cannot listen for signals");
-        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
     }
 
     async fn next(&mut self) {

@@ -83,7 +83,10 @@ impl std::str::FromStr for Metrics {
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "off" => Ok(Self::Off),
-            _ => text.parse().map(Self::At).map_err(|_| "expected ADDRESS:PORT or `off`".to_owned()),
+            _ => text
+                .parse()
+                .map(Self::At)
+                .map_err(|_| "expected ADDRESS:PORT or `off`".to_owned()),
         }
     }
 }
@@ -100,12 +103,21 @@ impl std::fmt::Display for Metrics {
 impl Options {
     pub(super) fn workers(&self) -> usize {
         let cpus = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        self.workers.map_or_else(cpus, |workers| workers as usize).min(grpclb_abi::MAX_WORKERS as usize)
+        self.workers
+            .map_or_else(cpus, |workers| workers as usize)
+            .min(grpclb_abi::MAX_WORKERS as usize)
     }
 
     pub(super) fn node(&self) -> String {
-        let host = || nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
-        self.node.clone().or_else(host).unwrap_or_else(|| "unknown-node".to_owned())
+        let host = || {
+            nix::unistd::gethostname()
+                .ok()
+                .and_then(|name| name.into_string().ok())
+        };
+        self.node
+            .clone()
+            .or_else(host)
+            .unwrap_or_else(|| "unknown-node".to_owned())
     }
 
     pub(super) fn drain_timeout(&self) -> Duration {
@@ -115,7 +127,9 @@ impl Options {
     /// Unique on this node for as long as it is up: in containers, every agent may have process id 1.
     pub(super) fn instance(&self) -> String {
         let made = || {
-            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+            let now = std::time::SystemTime::now()
+                .duration_since(std::time::UNIX_EPOCH)
+                .unwrap_or_default();
             format!("agent-{}-{}", now.as_secs(), std::process::id())
         };
         self.instance.clone().unwrap_or_else(made)
@@ -126,7 +140,10 @@ impl Options {
             Metrics::At(address) => Some(address),
             Metrics::Off => None,
         };
-        admin::Config { admin: self.admin, metrics }
+        admin::Config {
+            admin: self.admin,
+            metrics,
+        }
     }
 }
 
@@ -143,7 +160,9 @@ mod tests {
 
     #[test]
     fn a_file_is_all_that_must_be_given() {
-        let options = Cli::try_parse_from(["agent", "--config", "a.yaml"]).unwrap().options;
+        let options = Cli::try_parse_from(["agent", "--config", "a.yaml"])
+            .unwrap()
+            .options;
         assert!((1..=64).contains(&options.workers()));
         assert_eq!(options.drain_timeout(), Duration::from_secs(30));
         assert!(options.admin().admin.ip().is_loopback());

@@ -27,7 +27,10 @@ impl Readiness {
             let key = reasons.next;
             reasons.next += 1;
             reasons.held.insert(key, reason.into());
-            NotReady { readiness: self.clone(), key }
+            NotReady {
+                readiness: self.clone(),
+                key,
+            }
         })
     }
 
@@ -44,7 +47,8 @@ impl Readiness {
 impl NotReady {
     /// The reason has become another one.
     pub(super) fn now(&self, reason: impl Into<String>) {
-        self.readiness.with(|reasons| reasons.held.insert(self.key, reason.into()));
+        self.readiness
+            .with(|reasons| reasons.held.insert(self.key, reason.into()));
     }
 }
 
@@ -63,7 +67,10 @@ mod tests {
         let readiness = Readiness::default();
         let (pods, kernel) = (readiness.hold("pods are tried"), readiness.hold("not attached"));
         kernel.now("not attached: not permitted");
-        assert_eq!(readiness.reasons(), ["pods are tried", "not attached: not permitted"]);
+        assert_eq!(
+            readiness.reasons(),
+            ["pods are tried", "not attached: not permitted"]
+        );
         drop(pods);
         assert_eq!(readiness.reasons().len(), 1);
         drop(kernel);

@@ -17,11 +17,17 @@ use crate::model::{EndpointState, Protocol, ServiceId, ServicePort};
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Change {
     /// The kernel: this address is (now) this Service's.
-    Steer { address: Address, service: kernel::Service },
+    Steer {
+        address: Address,
+        service: kernel::Service,
+    },
     /// The kernel: this address is nobody's.
     Unsteer { address: Address },
     /// The kernel's table for people.
-    List { slot: Slot, endpoints: Vec<kernel::Backend> },
+    List {
+        slot: Slot,
+        endpoints: Vec<kernel::Backend>,
+    },
     /// The data plane: this is what the slot stands for.
     Serve { slot: Slot, service: Arc<ServicePort> },
     /// The data plane: the slot stands for nothing.
@@ -51,24 +57,44 @@ pub(super) struct NoSlot(ServiceId);
 
 impl Services {
     pub(super) fn new() -> Self {
-        Self { served: BTreeMap::new(), steered: BTreeMap::new(), next: Slot::FIRST.get() }
+        Self {
+            served: BTreeMap::new(),
+            steered: BTreeMap::new(),
+            next: Slot::FIRST.get(),
+        }
     }
 
     /// The slot of each Service that is served.
     pub(super) fn slots(&self) -> BTreeMap<ServiceId, Slot> {
-        self.served.iter().map(|(id, served)| (id.clone(), served.slot)).collect()
+        self.served
+            .iter()
+            .map(|(id, served)| (id.clone(), served.slot))
+            .collect()
     }
 
     /// Takes up what is wanted and returns what has to be told, in order. The errors are of Services that stay unsteered.
-    pub(super) fn update(&mut self, wanted: &BTreeMap<ServiceId, Arc<ServicePort>>) -> (Vec<Change>, Vec<NoSlot>) {
+    pub(super) fn update(
+        &mut self,
+        wanted: &BTreeMap<ServiceId, Arc<ServicePort>>,
+    ) -> (Vec<Change>, Vec<NoSlot>) {
         let (mut serve, mut list, mut retire, mut errors) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let wanted: BTreeMap<_, _> =
-            wanted.iter().filter(|(_, service)| service.protocol != Protocol::Plain).collect();
+        let wanted: BTreeMap<_, _> = wanted
+            .iter()
+            .filter(|(_, service)| service.protocol != Protocol::Plain)
+            .collect();
 
-        let gone: Vec<ServiceId> = self.served.keys().filter(|id| !wanted.contains_key(id)).cloned().collect();
+        let gone: Vec<ServiceId> = self
+            .served
+            .keys()
+            .filter(|id| !wanted.contains_key(id))
+            .cloned()
+            .collect();
         for id in gone {
             if let Some(Served { slot, .. }) = self.served.remove(&id) {
-                retire.push(Change::List { slot, endpoints: Vec::new() });
+                retire.push(Change::List {
+                    slot,
+                    endpoints: Vec::new(),
+                });
                 retire.push(Change::Retire { slot });
             }
         }
@@ -81,21 +107,44 @@ impl Services {
                 errors.push(NoSlot(id.clone()));
                 continue;
             };
-            self.served.insert(id.clone(), Served { slot, service: Arc::clone(service) });
-            serve.push(Change::Serve { slot, service: Arc::clone(service) });
-            list.push(Change::List { slot, endpoints: backends(service) });
+            self.served.insert(
+                id.clone(),
+                Served {
+                    slot,
+                    service: Arc::clone(service),
+                },
+            );
+            serve.push(Change::Serve {
+                slot,
+                service: Arc::clone(service),
+            });
+            list.push(Change::List {
+                slot,
+                endpoints: backends(service),
+            });
         }
 
         let steer = self.steerable();
         let mut changes = Vec::new();
         let mut learn = Vec::new();
-        for address in self.steered.keys().filter(|address| !steer.contains_key(*address)) {
+        for address in self
+            .steered
+            .keys()
+            .filter(|address| !steer.contains_key(*address))
+        {
             changes.push(Change::Unsteer { address: *address });
         }
         for (address, service) in &steer {
             if self.steered.get(address) != Some(service) {
-                let change = Change::Steer { address: *address, service: service.clone() };
-                if service.endpoints == 0 { changes.push(change) } else { learn.push(change) }
+                let change = Change::Steer {
+                    address: *address,
+                    service: service.clone(),
+                };
+                if service.endpoints == 0 {
+                    changes.push(change);
+                } else {
+                    learn.push(change);
+                }
             }
         }
         self.steered = steer;
@@ -115,12 +164,14 @@ impl Services {
         let mut table = BTreeMap::new();
         for (id, Served { slot, service }) in &self.served {
             for address in &service.addresses {
-                table.entry((*address, service.port)).or_insert_with(|| kernel::Service {
-                    name: id.to_string(),
-                    slot: *slot,
-                    endpoints: usable(service),
-                    http2: service.protocol == Protocol::Http2,
-                });
+                table
+                    .entry((*address, service.port))
+                    .or_insert_with(|| kernel::Service {
+                        name: id.to_string(),
+                        slot: *slot,
+                        endpoints: usable(service),
+                        http2: service.protocol == Protocol::Http2,
+                    });
             }
         }
         table
@@ -143,8 +194,16 @@ impl Services {
 
 /// How many endpoints may get new calls: the ready ones, or, while there is none, the draining ones.
 pub(super) fn usable(service: &ServicePort) -> u32 {
-    let ready = service.endpoints.iter().filter(|endpoint| endpoint.state == EndpointState::Ready).count();
-    let usable = if ready == 0 { service.endpoints.len() } else { ready };
+    let ready = service
+        .endpoints
+        .iter()
+        .filter(|endpoint| endpoint.state == EndpointState::Ready)
+        .count();
+    let usable = if ready == 0 {
+        service.endpoints.len()
+    } else {
+        ready
+    };
     u32::try_from(usable).unwrap_or(u32::MAX)
 }
 
@@ -183,7 +242,10 @@ mod tests {
     }
 
     fn wanted(services: &[&Arc<ServicePort>]) -> BTreeMap<ServiceId, Arc<ServicePort>> {
-        services.iter().map(|service| (service.id.clone(), Arc::clone(service))).collect()
+        services
+            .iter()
+            .map(|service| (service.id.clone(), Arc::clone(service)))
+            .collect()
     }
 
     /// The order of changes, in words.
@@ -192,11 +254,20 @@ mod tests {
         assert!(errors.is_empty(), "{errors:?}");
         let word = |change: &Change| match change {
             Change::Steer { address, service } => {
-                format!("steer {} to {} with {}", address.0, service.slot.get() - Slot::FIRST.get(), service.endpoints)
+                format!(
+                    "steer {} to {} with {}",
+                    address.0,
+                    service.slot.get() - Slot::FIRST.get(),
+                    service.endpoints
+                )
             }
             Change::Unsteer { address } => format!("unsteer {}", address.0),
-            Change::List { slot, endpoints } => format!("list {} {}", slot.get() - Slot::FIRST.get(), endpoints.len()),
-            Change::Serve { slot, service } => format!("serve {} {}", slot.get() - Slot::FIRST.get(), service.id),
+            Change::List { slot, endpoints } => {
+                format!("list {} {}", slot.get() - Slot::FIRST.get(), endpoints.len())
+            }
+            Change::Serve { slot, service } => {
+                format!("serve {} {}", slot.get() - Slot::FIRST.get(), service.id)
+            }
             Change::Retire { slot } => format!("retire {}", slot.get() - Slot::FIRST.get()),
         };
         changes.iter().map(word).collect()
@@ -206,9 +277,19 @@ mod tests {
     fn the_data_plane_learns_first_and_forgets_last() {
         let mut services = Services::new();
         let a = service("a", "10.96.0.1", 3);
-        assert_eq!(told(&mut services, &[&a]), ["serve 0 a", "steer 10.96.0.1 to 0 with 3", "list 0 3"]);
-        assert_eq!(told(&mut services, &[&a]), Vec::<String>::new(), "nothing changed");
-        assert_eq!(told(&mut services, &[]), ["unsteer 10.96.0.1", "list 0 0", "retire 0"]);
+        assert_eq!(
+            told(&mut services, &[&a]),
+            ["serve 0 a", "steer 10.96.0.1 to 0 with 3", "list 0 3"]
+        );
+        assert_eq!(
+            told(&mut services, &[&a]),
+            Vec::<String>::new(),
+            "nothing changed"
+        );
+        assert_eq!(
+            told(&mut services, &[]),
+            ["unsteer 10.96.0.1", "list 0 0", "retire 0"]
+        );
     }
 
     #[test]
@@ -226,7 +307,16 @@ mod tests {
         let mut services = Services::new();
         told(&mut services, &[&service("a", "10.96.0.1", 3)]);
         let moved = told(&mut services, &[&service("b", "10.96.0.1", 2)]);
-        assert_eq!(moved, ["serve 1 b", "steer 10.96.0.1 to 1 with 2", "list 1 2", "list 0 0", "retire 0"]);
+        assert_eq!(
+            moved,
+            [
+                "serve 1 b",
+                "steer 10.96.0.1 to 1 with 2",
+                "list 1 2",
+                "list 0 0",
+                "retire 0"
+            ]
+        );
     }
 
     #[test]
@@ -234,17 +324,31 @@ mod tests {
         let mut services = Services::new();
         told(&mut services, &[&service("a", "10.96.0.1", 3)]);
         let changed = told(&mut services, &[&service("a", "10.96.0.2", 3)]);
-        assert_eq!(changed, ["unsteer 10.96.0.1", "serve 0 a", "steer 10.96.0.2 to 0 with 3", "list 0 3"]);
+        assert_eq!(
+            changed,
+            [
+                "unsteer 10.96.0.1",
+                "serve 0 a",
+                "steer 10.96.0.2 to 0 with 3",
+                "list 0 3"
+            ]
+        );
     }
 
     #[test]
     fn a_service_that_says_it_is_something_else_is_not_steered_at_all() {
         let mut services = Services::new();
         let http2 = service("a", "10.96.0.1", 3);
-        let plain = Arc::new(ServicePort { protocol: Protocol::Plain, ..(*http2).clone() });
+        let plain = Arc::new(ServicePort {
+            protocol: Protocol::Plain,
+            ..(*http2).clone()
+        });
         assert_eq!(told(&mut services, &[&plain]), Vec::<String>::new());
         told(&mut services, &[&http2]);
-        assert_eq!(told(&mut services, &[&plain]), ["unsteer 10.96.0.1", "list 0 0", "retire 0"]);
+        assert_eq!(
+            told(&mut services, &[&plain]),
+            ["unsteer 10.96.0.1", "list 0 0", "retire 0"]
+        );
     }
 
     #[test]
@@ -265,9 +369,15 @@ mod tests {
         let mut services = Services::new();
         let (a, b) = (service("a", "10.96.0.1", 1), service("b", "10.96.0.1", 2));
         let first = told(&mut services, &[&b, &a]);
-        assert!(first.contains(&"steer 10.96.0.1 to 0 with 1".to_owned()), "{first:?}");
+        assert!(
+            first.contains(&"steer 10.96.0.1 to 0 with 1".to_owned()),
+            "{first:?}"
+        );
         let then = told(&mut services, &[&b]);
-        assert!(then.contains(&"steer 10.96.0.1 to 1 with 2".to_owned()), "{then:?}");
+        assert!(
+            then.contains(&"steer 10.96.0.1 to 1 with 2".to_owned()),
+            "{then:?}"
+        );
     }
 
     #[test]
@@ -284,7 +394,11 @@ mod tests {
         services.update(&wanted(&[&a, &b, &c, &d]));
         let slots: Vec<u32> = services.slots().values().map(|slot| slot.get()).collect();
         let first = Slot::FIRST.get();
-        assert_eq!(slots, [first + 1, Slot::LAST.get(), first, first + 2], "it wraps and passes over a taken one");
+        assert_eq!(
+            slots,
+            [first + 1, Slot::LAST.get(), first, first + 2],
+            "it wraps and passes over a taken one"
+        );
     }
 
     #[test]

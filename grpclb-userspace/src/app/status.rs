@@ -64,7 +64,9 @@ impl Collector {
     }
 
     async fn collect(&self) -> told::Status {
-        let data = tokio::time::timeout(DATA_ANSWERS, self.data.status()).await.unwrap_or_default();
+        let data = tokio::time::timeout(DATA_ANSWERS, self.data.status())
+            .await
+            .unwrap_or_default();
         let known = Arc::clone(&self.services.borrow());
         let reasons = self.readiness.reasons();
         told::Status {
@@ -74,13 +76,21 @@ impl Collector {
             pid: std::process::id(),
             uptime_seconds: self.started.elapsed().as_secs(),
             phase: *self.phase.borrow(),
-            readiness: told::Readiness { ready: reasons.is_empty(), reasons },
+            readiness: told::Readiness {
+                ready: reasons.is_empty(),
+                reasons,
+            },
             source: self.source(),
             kernel: self.kernel(),
             process: process::read(),
             workers: self.workers(&data),
             pods: self.pods.borrow().iter().map(|pod| pod_of(pod, &data)).collect(),
-            services: known.wanted.services.values().map(|service| service_of(service, &known, &data)).collect(),
+            services: known
+                .wanted
+                .services
+                .values()
+                .map(|service| service_of(service, &known, &data))
+                .collect(),
             counters: counters(&data),
         }
     }
@@ -103,13 +113,21 @@ impl Collector {
             id: program.id,
             attached: program.runs,
         };
-        let error = self.attach_error.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let error = self
+            .attach_error
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         let notes = (!attached.notes.is_empty()).then(|| attached.notes.join("; "));
         told::Kernel {
             cgroup: (!attached.programs.is_empty()).then(|| attached.cgroup.display().to_string()),
             pins: self.pins.display().to_string(),
             programs: attached.programs.iter().map(program).collect(),
-            counters: kernel.counters().into_iter().map(|(name, figure)| (name.to_owned(), figure)).collect(),
+            counters: kernel
+                .counters()
+                .into_iter()
+                .map(|(name, figure)| (name.to_owned(), figure))
+                .collect(),
             error: error.or(notes),
         }
     }
@@ -130,7 +148,10 @@ impl Collector {
 
 fn pod_of(pod: &PodStatus, data: &DataStatus) -> told::Pod {
     let relayed = data.pods.iter().find(|relayed| *relayed.pod == *pod.incarnation);
-    let endpoints = relayed.into_iter().flat_map(|relayed| &relayed.services).flat_map(|service| &service.endpoints);
+    let endpoints = relayed
+        .into_iter()
+        .flat_map(|relayed| &relayed.services)
+        .flat_map(|service| &service.endpoints);
     told::Pod {
         id: pod.id.to_string(),
         netns: pod.namespace.clone(),
@@ -186,7 +207,11 @@ fn service_of(service: &ServicePort, known: &Known, data: &DataStatus) -> told::
         reason: reason.map(str::to_owned),
         connections: 0,
         opaque: 0,
-        endpoints: service.endpoints.iter().map(|endpoint| endpoint_of(endpoint, used())).collect(),
+        endpoints: service
+            .endpoints
+            .iter()
+            .map(|endpoint| endpoint_of(endpoint, used()))
+            .collect(),
     }
 }
 

@@ -34,8 +34,12 @@ pub(super) struct PodSteering {
 impl Steering for PodSteering {
     fn accept(&mut self, pod: Accept) -> anyhow::Result<u32> {
         let worker = self.data.worker_for(&pod.incarnation);
-        let listeners = data::Listeners { v4: pod.listeners.v4, v6: pod.listeners.v6 };
-        self.data.add_pod(pod.incarnation, pod.namespace, listeners, pod.shared);
+        let listeners = data::Listeners {
+            v4: pod.listeners.v4,
+            v6: pod.listeners.v6,
+        };
+        self.data
+            .add_pod(pod.incarnation, pod.namespace, listeners, pod.shared);
         Ok(u32::try_from(worker)?)
     }
 
@@ -57,7 +61,10 @@ impl Steering for PodSteering {
             source4: steer.addresses.v4,
             source6: steer.addresses.v6,
         };
-        self.kernel.lock().put_pod(cookie, &pod).context("the kernel's table of pods")
+        self.kernel
+            .lock()
+            .put_pod(cookie, &pod)
+            .context("the kernel's table of pods")
     }
 
     fn unsteer(&mut self, cookie: u64) {
@@ -79,7 +86,10 @@ pub(super) fn tell(change: &Change, kernel: &SharedKernel, data: &DataPlane) -> 
             .remove_service(address.0, address.1)
             .with_context(|| format!("taking {}:{} out of the kernel's table", address.0, address.1))?,
         Change::List { slot, endpoints } => {
-            kernel.lock().put_endpoints(*slot, endpoints).context("the kernel's table of endpoints")?;
+            kernel
+                .lock()
+                .put_endpoints(*slot, endpoints)
+                .context("the kernel's table of endpoints")?;
         }
         Change::Serve { slot, service } => data.set_service(slot.get(), service),
         Change::Retire { slot } => data.remove_service(slot.get()),

@@ -31,21 +31,26 @@ struct Beat {
 impl Beats {
     pub(super) fn new(workers: usize) -> Arc<Self> {
         let workers = (0..workers).map(|_| Beat::default()).collect();
-        Arc::new(Self { workers, start: Instant::now() })
+        Arc::new(Self {
+            workers,
+            start: Instant::now(),
+        })
     }
 
     /// Called from the worker's own loop.
     pub(super) fn beat(&self, worker: usize) {
         if let Some(beat) = self.workers.get(worker) {
             beat.count.fetch_add(1, Ordering::Relaxed);
-            beat.last_ms.store(self.start.elapsed().as_millis() as u64, Ordering::Relaxed);
+            beat.last_ms
+                .store(self.start.elapsed().as_millis() as u64, Ordering::Relaxed);
         }
     }
 
     /// Time since each worker's last beat.
     pub(super) fn ages(&self) -> Vec<Duration> {
         let now = self.start.elapsed();
-        let age = |beat: &Beat| now.saturating_sub(Duration::from_millis(beat.last_ms.load(Ordering::Relaxed)));
+        let age =
+            |beat: &Beat| now.saturating_sub(Duration::from_millis(beat.last_ms.load(Ordering::Relaxed)));
         self.workers.iter().map(age).collect()
     }
 }
@@ -56,7 +61,10 @@ pub(super) fn start(beats: Arc<Beats>) -> std::io::Result<()> {
         let mut watchdog = Watchdog::new(beats.workers.len());
         loop {
             std::thread::park_timeout(INTERVAL);
-            let counts = beats.workers.iter().map(|beat| beat.count.load(Ordering::Relaxed));
+            let counts = beats
+                .workers
+                .iter()
+                .map(|beat| beat.count.load(Ordering::Relaxed));
             if let Some(worker) = watchdog.look(counts) {
                 end(worker);
             }
@@ -81,7 +89,9 @@ struct Watchdog {
 
 impl Watchdog {
     fn new(workers: usize) -> Self {
-        Self { seen: vec![(0, 0); workers] }
+        Self {
+            seen: vec![(0, 0); workers],
+        }
     }
 
     /// One look at the counts; the worker that has stood still for too long, if there is one.
@@ -106,7 +116,11 @@ mod tests {
     fn a_worker_that_stands_still_for_three_seconds_is_named() {
         let mut watchdog = Watchdog::new(2);
         for look in 1..LOOKS {
-            assert_eq!(watchdog.look([u64::from(look), 0].into_iter()), None, "look {look}");
+            assert_eq!(
+                watchdog.look([u64::from(look), 0].into_iter()),
+                None,
+                "look {look}"
+            );
         }
         assert_eq!(watchdog.look([99, 0].into_iter()), Some(1));
     }
@@ -125,7 +139,11 @@ mod tests {
         let beats = Beats::new(2);
         beats.beat(1);
         beats.beat(7);
-        let counts: Vec<u64> = beats.workers.iter().map(|beat| beat.count.load(Ordering::Relaxed)).collect();
+        let counts: Vec<u64> = beats
+            .workers
+            .iter()
+            .map(|beat| beat.count.load(Ordering::Relaxed))
+            .collect();
         assert_eq!(counts, [0, 1]);
         assert_eq!(beats.ages().len(), 2);
     }

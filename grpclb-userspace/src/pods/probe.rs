@@ -95,15 +95,16 @@ impl Probe {
             .and_then(|socket| socket)
             .map_err(ProbeError::Enter)?;
         let answer = timeout(LIMIT, async { read_answer(socket.connect(target).await?).await }).await;
-        match answer {
-            Err(_) => Err(ProbeError::Lost(target)),
-            Ok(Ok(answer)) if answer == self.token.as_bytes() => Ok(()),
-            Ok(Ok(_)) => Err(ProbeError::WrongAnswer(target)),
-            Ok(Err(error)) => Err(match error.kind() {
-                io::ErrorKind::ConnectionRefused => ProbeError::Refused(target),
-                io::ErrorKind::ConnectionReset => ProbeError::WrongAnswer(target),
-                _ => ProbeError::Failed(target, error),
-            }),
+        match answer.map_err(|_| ProbeError::Lost(target))? {
+            Ok(answer) if answer == self.token.as_bytes() => Ok(()),
+            Ok(_) => Err(ProbeError::WrongAnswer(target)),
+            Err(error) => match error.kind() {
+                io::ErrorKind::ConnectionRefused => Err(ProbeError::Refused(target)),
+                // `[::1]` cannot carry the reserved slot. Our listener resets what nothing steered to it: it was reached.
+                io::ErrorKind::ConnectionReset if target.is_ipv6() => Ok(()),
+                io::ErrorKind::ConnectionReset => Err(ProbeError::WrongAnswer(target)),
+                _ => Err(ProbeError::Failed(target, error)),
+            },
         }
     }
 }

@@ -49,7 +49,12 @@ impl Steering for Recorder {
             tokio::spawn(async move {
                 while let Ok((stream, _)) = listener.accept().await {
                     let mut stream = stream.into_std().expect("a std stream");
-                    let _ = stream.write_all(answer.as_bytes());
+                    if stream.local_addr().is_ok_and(|local| local.is_ipv6()) {
+                        // As the relay does with what nothing steered to it.
+                        let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+                    } else {
+                        let _ = stream.write_all(answer.as_bytes());
+                    }
                 }
             });
         }
