@@ -11,6 +11,7 @@ pub mod frame;
 pub mod hpack;
 pub mod message;
 pub mod rng;
+pub mod splitter;
 pub mod time;
 
 pub use time::Time;

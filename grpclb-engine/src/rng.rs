@@ -1,6 +1,6 @@
 //! Random numbers from a seed that the caller gives: picks and jitter repeat in tests. Not for secrets.
 
-/// SplitMix64 (Steele, Lea, Flood 2014): one multiply-xor chain a number, no state worth guarding.
+/// `SplitMix64` (Steele, Lea, Flood 2014): one multiply-xor chain a number, no state worth guarding.
 #[derive(Clone, Debug)]
 pub struct Rng(u64);
 
@@ -21,7 +21,7 @@ impl Rng {
     }
 }
 
-/// SplitMix64's finaliser: spreads any 64 bits evenly. Also used to hash for rendezvous subsets.
+/// `SplitMix64`'s finaliser: spreads any 64 bits evenly. Also used to hash for rendezvous subsets.
 pub const fn mix(mut z: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

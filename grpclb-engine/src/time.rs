@@ -32,7 +32,10 @@ impl Add<Duration> for Time {
 
     /// Saturates at the far end of time (584 years), so that "never" can be written as `Duration::MAX`.
     fn add(self, duration: Duration) -> Self {
-        Self(self.0.saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)))
+        Self(
+            self.0
+                .saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)),
+        )
     }
 }
 

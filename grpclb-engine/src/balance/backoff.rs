@@ -8,7 +8,7 @@ use crate::time::Time;
 /// The wait after the first failure in a row.
 pub(super) const FIRST: Duration = Duration::from_secs(1);
 /// The longest wait before jitter.
-pub(super) const LONGEST: Duration = Duration::from_secs(120);
+pub(super) const LONGEST: Duration = Duration::from_mins(2);
 
 /// The failures of one endpoint, in a row.
 ///

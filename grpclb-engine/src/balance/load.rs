@@ -48,7 +48,7 @@ impl Load {
 
     /// The moving average, if there was a sample.
     pub fn latency(&self) -> Option<Duration> {
-        (self.latency > 0.0).then(|| Duration::from_nanos(self.latency as u64))
+        (self.latency > 0.0).then(|| Duration::from_nanos(self.latency.max(0.0) as u64))
     }
 
     /// Calls in flight for each unit of weight.

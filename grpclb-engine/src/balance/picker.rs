@@ -61,6 +61,8 @@ pub struct Member {
     backoff: Backoff,
     load: Load,
     picks: u64,
+    errors: u64,
+    opaque: u32,
 }
 
 impl Member {
@@ -79,6 +81,16 @@ impl Member {
     /// Calls given to this endpoint so far.
     pub fn picks(&self) -> u64 {
         self.picks
+    }
+
+    /// Calls that it lost or reset.
+    pub fn errors(&self) -> u64 {
+        self.errors
+    }
+
+    /// Opaque connections in flight.
+    pub fn opaque(&self) -> u32 {
+        self.opaque
     }
 
     fn weight(&self) -> u32 {
@@ -227,6 +239,31 @@ impl Picker {
         }
     }
 
+    /// An opaque connection was given to this endpoint; it counts as one call in flight.
+    pub fn start_opaque(&mut self, key: MemberKey) {
+        self.start(key);
+        if let Some(member) = self.member_mut(key) {
+            member.opaque += 1;
+        }
+    }
+
+    /// An opaque connection is over.
+    pub fn finish_opaque(&mut self, key: MemberKey) {
+        if let Some(member) = self.member_mut(key)
+            && member.opaque > 0
+        {
+            member.opaque -= 1;
+            member.load.finish();
+        }
+    }
+
+    /// The endpoint lost or reset a call.
+    pub fn note_error(&mut self, key: MemberKey) {
+        if let Some(member) = self.member_mut(key) {
+            member.errors += 1;
+        }
+    }
+
     /// The endpoint has answered a call: response headers came after `took`.
     pub fn succeed(&mut self, key: MemberKey, now: Time, took: std::time::Duration) {
         let measured = self.policy == Policy::PeakEwma;
@@ -312,6 +349,8 @@ impl Picker {
             backoff: Backoff::default(),
             load: Load::default(),
             picks: 0,
+            errors: 0,
+            opaque: 0,
         };
         let free = self
             .slots

@@ -124,6 +124,8 @@ pub struct Connection {
     received: u64,
     control: VecDeque<Control>,
     pings: Pings,
+    /// PINGs of the peer's, acknowledgements aside.
+    peer_pings: u64,
     goaway: GoAway,
     account: Account,
     refused: u64,
@@ -169,6 +171,7 @@ impl Connection {
             received: 0,
             control: VecDeque::from([Control::Preface]),
             pings: Pings::default(),
+            peer_pings: 0,
             goaway: GoAway::default(),
             account: Account::new(),
             refused: 0,
@@ -270,6 +273,11 @@ impl Connection {
     /// DATA bytes ever received.
     pub fn received(&self) -> u64 {
         self.received
+    }
+
+    /// PINGs that the peer ever sent; they are answered without its owner.
+    pub fn peer_pings(&self) -> u64 {
+        self.peer_pings
     }
 
     /// Streams that were refused because the peer opened more than it may.

@@ -197,6 +197,7 @@ impl Connection {
                 ));
             }
             Frame::Ping { ack: false, payload } => {
+                self.peer_pings += 1;
                 self.owe(Control::PingAck(payload))?;
                 None
             }

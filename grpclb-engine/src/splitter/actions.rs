@@ -1,0 +1,72 @@
+//! What the splitter asks of whoever owns the sockets, and what it is told of them.
+
+use super::arena::Key;
+use crate::balance::Endpoint;
+
+/// A client's connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClientId(pub(super) Key);
+
+/// A connection to a backend, from the moment in which it is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UpstreamId(pub(super) Key);
+
+/// Any connection. An id is never given to another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ConnId {
+    Client(ClientId),
+    Upstream(UpstreamId),
+}
+
+/// Something to be done with sockets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Connect to this endpoint and tell the outcome by [`super::Splitter::handle_dialed`].
+    Dial {
+        upstream: UpstreamId,
+        endpoint: Endpoint,
+    },
+    CloseClient {
+        client: ClientId,
+        how: How,
+    },
+    /// Also ends a dial that is under way.
+    CloseUpstream {
+        upstream: UpstreamId,
+        how: How,
+    },
+}
+
+/// How a socket is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// When all that is left to transmit is written.
+    Graceful,
+    /// At once, with a TCP reset.
+    Reset,
+}
+
+/// How a socket ended by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    Eof,
+    Error,
+}
+
+/// Why a dial failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DialError {
+    #[error("connection refused")]
+    Refused,
+    #[error("no answer in time")]
+    TimedOut,
+    #[error("cannot connect")]
+    Other,
+}
+
+/// Why a client's connection is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OpenClientError {
+    #[error("no such Service was set")]
+    NoService,
+}

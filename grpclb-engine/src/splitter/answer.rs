@@ -1,0 +1,126 @@
+//! Calls that we answer ourselves, and how they then come to their end.
+
+use super::Splitter;
+use super::arena::Key;
+use super::call::Response;
+use super::reply::{self, Status};
+use crate::Time;
+use crate::frame::ErrorCode;
+
+impl Splitter {
+    /// Nothing of the call will run, or whatever ran cannot be asked: UNAVAILABLE, or 503.
+    pub(super) fn answer_unavailable(&mut self, key: Key, why: &str) {
+        self.stats.unavailable += 1;
+        self.answer(key, Status::Unavailable, "503", why);
+    }
+
+    /// The request's header list is longer than our `SETTINGS_MAX_HEADER_LIST_SIZE`.
+    pub(super) fn answer_oversized_request(&mut self, key: Key) {
+        self.stats.oversized += 1;
+        let most = self.config.client.max_header_list_size;
+        self.leave_backend(Time::ZERO, key, Some(ErrorCode::CANCEL));
+        self.answer(
+            key,
+            Status::ResourceExhausted,
+            "431",
+            &format!("the request's headers exceed {most} bytes"),
+        );
+    }
+
+    /// The backend's header list is longer than what we told it to send at most.
+    pub(super) fn answer_oversized_response(&mut self, now: Time, key: Key) {
+        self.stats.oversized += 1;
+        let most = self.config.backend.max_header_list_size;
+        let begun = self
+            .calls
+            .get(key)
+            .is_some_and(|call| call.response == Response::Headers);
+        self.leave_backend(now, key, Some(ErrorCode::CANCEL));
+        let why = format!("the response's headers exceed {most} bytes");
+        if begun {
+            self.break_response(now, key, &why);
+        } else {
+            self.answer(key, Status::ResourceExhausted, "502", &why);
+        }
+    }
+
+    /// The response has begun and cannot be finished: trailers with status 14. Where there are no trailers to say it, a
+    /// reset does: a truncated body must not look whole.
+    pub(super) fn break_response(&mut self, now: Time, key: Key, why: &str) {
+        self.stats.broken += 1;
+        let Some(call) = self.calls.get(key) else { return };
+        if !reply::is_grpc(&call.request) {
+            return self.reset_client(now, key, ErrorCode::INTERNAL_ERROR);
+        }
+        let message = self.message(why);
+        let trailers = reply::trailers(&mut self.fields, Status::Unavailable, &message);
+        if let Some(client) = self.clients.get_mut(call.client.0) {
+            client.link.conn.send_headers(call.stream, trailers, true);
+        }
+        self.settle(key);
+    }
+
+    /// Resets the client's stream; the call is over.
+    pub(super) fn reset_client(&mut self, now: Time, key: Key, code: ErrorCode) {
+        let Some(call) = self.calls.get(key) else { return };
+        let (id, stream) = (call.client, call.stream);
+        if let Some(client) = self.clients.get_mut(id.0) {
+            client.link.conn.reset(stream, code);
+        }
+        self.touch(id.into());
+        self.end_call(now, key, ErrorCode::CANCEL);
+    }
+
+    /// The response is complete, and no backend is concerned any more. What the client still has of its request is not
+    /// wanted (RFC 9113 §8.1); the call is over when the response has left.
+    pub(super) fn settle(&mut self, key: Key) {
+        let Some(call) = self.calls.get_mut(key) else {
+            return;
+        };
+        call.response = Response::Ended;
+        call.request_sent = true;
+        let discarded = call.unsent();
+        call.released = call.received;
+        let unfinished = !std::mem::replace(&mut call.request_ended, true);
+        let (id, stream) = (call.client, call.stream);
+        self.share.discharge(call.kept.give_up());
+        if let Some(client) = self.clients.get_mut(id.0) {
+            client.link.conn.release(stream, discarded as u32);
+            if unfinished {
+                client.link.conn.reset(stream, ErrorCode::NO_ERROR);
+            }
+        }
+        self.uncharge(id.into(), discarded);
+        self.touch(id.into());
+    }
+
+    fn answer(&mut self, key: Key, status: Status, http: &str, why: &str) {
+        self.leave_queue(key);
+        let message = self.message(why);
+        let Some(call) = self.calls.get(key) else { return };
+        let Some(client) = self.clients.get_mut(call.client.0) else {
+            return;
+        };
+        let conn = &mut client.link.conn;
+        if reply::is_grpc(&call.request) {
+            conn.send_headers(
+                call.stream,
+                reply::trailers_only(&mut self.fields, status, &message),
+                true,
+            );
+        } else {
+            let (headers, content) = reply::plain(&mut self.fields, http, &message);
+            let head = reply::is_head(&call.request);
+            conn.send_headers(call.stream, headers, head);
+            if !head {
+                conn.send_data(call.stream, content, true);
+            }
+        }
+        self.settle(key);
+    }
+
+    /// So that people see who speaks.
+    fn message(&self, why: &str) -> String {
+        format!("grpclb-agent/{}: {why}", self.config.node)
+    }
+}

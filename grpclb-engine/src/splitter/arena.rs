@@ -1,0 +1,121 @@
+//! Slabs with generational keys: a key of something that is gone names nothing, whatever took its place.
+
+/// Names an entry of one [`Arena`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Key {
+    index: u32,
+    generation: u32,
+}
+
+impl Key {
+    pub(super) const fn index(self) -> u32 {
+        self.index
+    }
+}
+
+/// Entries that keep their place; places are used again.
+#[derive(Debug)]
+pub(super) struct Arena<T> {
+    entries: Vec<(u32, Option<T>)>,
+    free: Vec<u32>,
+}
+
+impl<T> Arena<T> {
+    pub(super) const fn new() -> Self {
+        Self {
+            entries: Vec::new(),
+            free: Vec::new(),
+        }
+    }
+
+    pub(super) fn insert(&mut self, value: T) -> Key {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.entries.push((0, None));
+            self.entries.len() as u32 - 1
+        });
+        let entry = &mut self.entries[index as usize];
+        entry.1 = Some(value);
+        Key {
+            index,
+            generation: entry.0,
+        }
+    }
+
+    pub(super) fn remove(&mut self, key: Key) -> Option<T> {
+        let entry = self
+            .entries
+            .get_mut(key.index as usize)
+            .filter(|entry| entry.0 == key.generation)?;
+        let value = entry.1.take()?;
+        entry.0 = entry.0.wrapping_add(1);
+        self.free.push(key.index);
+        Some(value)
+    }
+
+    pub(super) fn get(&self, key: Key) -> Option<&T> {
+        self.entries
+            .get(key.index as usize)
+            .filter(|entry| entry.0 == key.generation)?
+            .1
+            .as_ref()
+    }
+
+    pub(super) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
+        self.entries
+            .get_mut(key.index as usize)
+            .filter(|entry| entry.0 == key.generation)?
+            .1
+            .as_mut()
+    }
+
+    /// The key of the entry that is at `index` now.
+    pub(super) fn key_at(&self, index: u32) -> Option<Key> {
+        let (generation, value) = self.entries.get(index as usize)?;
+        value.as_ref().map(|_| Key {
+            index,
+            generation: *generation,
+        })
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.entries.len() - self.free.len()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Key, &T)> {
+        self.entries
+            .iter()
+            .zip(0..)
+            .filter_map(|((generation, value), index)| {
+                value.as_ref().map(|value| {
+                    (
+                        Key {
+                            index,
+                            generation: *generation,
+                        },
+                        value,
+                    )
+                })
+            })
+    }
+
+    pub(super) fn keys(&self) -> Vec<Key> {
+        self.iter().map(|(key, _)| key).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_of_something_that_is_gone_names_nothing() {
+        let mut arena = Arena::new();
+        let first = arena.insert('a');
+        assert_eq!(arena.remove(first), Some('a'));
+        let second = arena.insert('b');
+        assert_eq!(first.index(), second.index());
+        assert_eq!((arena.get(first), arena.get(second)), (None, Some(&'b')));
+        assert_eq!(arena.remove(first), None);
+        assert_eq!(arena.len(), 1);
+    }
+}

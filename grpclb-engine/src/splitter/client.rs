@@ -1,0 +1,256 @@
+//! What a client's connection says: calls begin, go on and are cancelled.
+
+use std::rc::Rc;
+
+use bytes::{Bytes, BytesMut};
+
+use super::actions::{Action, ClientId, How};
+use super::arena::Key;
+use super::call::{Call, Place};
+use super::link::CLOSE_PATIENCE;
+use super::{NO_CALL, Splitter};
+use crate::Time;
+use crate::connection::{Cause, CloseReason, Event, HeadersKind, StreamKey, Tag};
+use crate::frame::ErrorCode;
+use crate::hpack::HeaderList;
+
+impl Splitter {
+    pub(super) fn client_input(&mut self, now: Time, id: ClientId, input: &mut BytesMut) {
+        loop {
+            let Some(client) = self.clients.get_mut(id.0) else {
+                return input.clear();
+            };
+            let Some(event) = client.link.conn.poll_event(now, input, &mut self.fields) else {
+                break;
+            };
+            self.client_event(now, id, event);
+        }
+        self.relay_keepalive(now, id);
+        self.touch_if_wanted(id.into());
+        self.arm(id.into());
+    }
+
+    pub(super) fn client_event(&mut self, now: Time, id: ClientId, event: Event) {
+        match event {
+            Event::Headers {
+                stream,
+                headers,
+                end_stream,
+                kind: HeadersKind::Request,
+                ..
+            } => {
+                self.begin_call(now, id, stream, headers, end_stream);
+            }
+            Event::Headers {
+                stream, tag, headers, ..
+            } => self.request_trailers(id, stream, tag, headers),
+            Event::Data {
+                stream,
+                tag,
+                chunk,
+                end_stream,
+            } => {
+                self.request_data(id, stream, tag, chunk, end_stream);
+            }
+            Event::Reset {
+                stream,
+                tag,
+                code,
+                cause,
+                ..
+            } => {
+                // What the client did wrong is not the backend's business: to it, the call is cancelled.
+                let code = if cause == Cause::Peer {
+                    code
+                } else {
+                    ErrorCode::CANCEL
+                };
+                if let Some(key) = self.call_of_client(id, stream, tag) {
+                    self.cancel(now, key, code);
+                }
+            }
+            Event::Closed { reason, .. } => self.client_over(now, id, reason),
+            // A client that goes away opens no more streams; that is all.
+            Event::GoAway { .. } | Event::Ready | Event::Capacity | Event::Pong { .. } => {}
+        }
+    }
+
+    /// The call whose client stream this is.
+    fn call_of_client(&self, id: ClientId, stream: StreamKey, tag: Tag) -> Option<Key> {
+        let key = self.calls.key_at(tag)?;
+        self.calls
+            .get(key)
+            .filter(|call| call.client == id && call.stream == stream)
+            .map(|_| key)
+    }
+
+    fn begin_call(
+        &mut self,
+        now: Time,
+        id: ClientId,
+        stream: StreamKey,
+        request: Rc<HeaderList>,
+        ended: bool,
+    ) {
+        let Some(client) = self.clients.get_mut(id.0) else {
+            return;
+        };
+        self.stats.calls += 1;
+        let oversized = request.oversized();
+        let window = self.config.client.initial_window;
+        let key = self
+            .calls
+            .insert(Call::new(id, stream, client.group, request, ended, now, window));
+        client.link.conn.set_tag(stream, key.index());
+        if oversized {
+            self.answer_oversized_request(key);
+        } else {
+            self.place(now, key);
+        }
+    }
+
+    fn request_data(&mut self, id: ClientId, stream: StreamKey, tag: Tag, chunk: Bytes, end: bool) {
+        let len = chunk.len() as u32;
+        let Some(key) = self.call_of_client(id, stream, tag) else {
+            // Of a call that is over: nobody else gives the credit back.
+            if let Some(client) = self.clients.get_mut(id.0) {
+                client.link.conn.release(stream, len);
+            }
+            return;
+        };
+        let Some(call) = self.calls.get_mut(key) else {
+            return;
+        };
+        call.request_ended |= end;
+        let place = call.place;
+        if place == Place::Nowhere {
+            if let Some(client) = self.clients.get_mut(id.0) {
+                client.link.conn.release(stream, len);
+            }
+            return;
+        }
+        call.received += u64::from(len);
+        // A call that waits keeps all; the window bounds it.
+        let waits = matches!(place, Place::Waiting(_));
+        if call.kept.is_whole() {
+            let fits = call.kept.bytes() + chunk.len() <= self.config.replay;
+            if waits {
+                self.share.charge(chunk.len());
+                call.kept.push(chunk.clone());
+            } else if fits && self.share.try_charge(chunk.len()) {
+                call.kept.push(chunk.clone());
+            } else {
+                self.share.discharge(call.kept.give_up());
+                self.stats.replay_given_up += 1;
+            }
+        }
+        self.charge(id.into(), len);
+        if let Place::Sent { upstream, stream } = place
+            && let Some(upstream_link) = self.upstreams.get_mut(upstream.0)
+        {
+            upstream_link.link.conn.send_data(stream, chunk, end);
+            self.touch(upstream.into());
+        }
+    }
+
+    fn request_trailers(&mut self, id: ClientId, stream: StreamKey, tag: Tag, trailers: Rc<HeaderList>) {
+        let Some(key) = self.call_of_client(id, stream, tag) else {
+            return;
+        };
+        if trailers.oversized() {
+            return self.answer_oversized_request(key);
+        }
+        let Some(call) = self.calls.get_mut(key) else {
+            return;
+        };
+        call.request_ended = true;
+        if call.kept.is_whole() {
+            call.kept.set_trailers(Rc::clone(&trailers));
+        }
+        if let Place::Sent { upstream, stream } = call.place
+            && let Some(upstream_link) = self.upstreams.get_mut(upstream.0)
+        {
+            upstream_link.link.conn.send_headers(stream, trailers, true);
+            self.touch(upstream.into());
+        }
+    }
+
+    /// The client wants the call no more.
+    fn cancel(&mut self, now: Time, key: Key, code: ErrorCode) {
+        let Some(call) = self.calls.get(key) else { return };
+        if !(call.response == super::call::Response::Ended && call.request_sent) {
+            self.stats.cancelled += 1;
+        }
+        self.end_call(now, key, code);
+    }
+
+    /// Ends what is left of a call at its backend, and forgets it.
+    pub(super) fn end_call(&mut self, now: Time, key: Key, code: ErrorCode) {
+        self.leave_backend(now, key, Some(code));
+        self.leave_queue(key);
+        let Some(call) = self.calls.remove(key) else {
+            return;
+        };
+        self.share.discharge(call.kept.bytes());
+        self.uncharge(call.client.into(), call.unsent());
+        self.share.discharge(call.pending as usize);
+        if let Some(client) = self.clients.get_mut(call.client.0) {
+            client.link.conn.set_tag(call.stream, NO_CALL);
+        }
+    }
+
+    fn client_over(&mut self, now: Time, id: ClientId, reason: CloseReason) {
+        if let CloseReason::Limit(limit) = reason {
+            self.stats.client_limits[limit as usize] += 1;
+        }
+        let Some(client) = self.clients.get_mut(id.0) else {
+            return;
+        };
+        client.link.closing = Some(now + CLOSE_PATIENCE);
+        let calls: Vec<_> = client.link.conn.tags().collect();
+        for (stream, tag) in calls {
+            if let Some(key) = self.call_of_client(id, stream, tag) {
+                self.cancel(now, key, ErrorCode::CANCEL);
+            }
+        }
+        self.actions.push_back(Action::CloseClient {
+            client: id,
+            how: How::Graceful,
+        });
+        self.touch(id.into());
+    }
+
+    /// The client's record goes, and what was there only for it.
+    pub(super) fn forget_client(&mut self, id: ClientId) {
+        let Some(client) = self.clients.remove(id.0) else {
+            return;
+        };
+        self.stats.clients_closed += 1;
+        if client.pools.is_some() {
+            let own: Vec<Key> = self
+                .pools
+                .iter()
+                .filter(|(_, pool)| pool.owner == Some(id))
+                .map(|(key, _)| key)
+                .collect();
+            for pool_key in own {
+                let Some(pool) = self.pools.get_mut(pool_key) else {
+                    continue;
+                };
+                pool.retired = true;
+                for upstream in pool.upstreams.clone() {
+                    self.end_upstream(upstream, How::Graceful);
+                }
+                self.drop_pool_if_empty(pool_key);
+            }
+        }
+        let Some(group) = self.groups.get_mut(client.group) else {
+            return;
+        };
+        group.clients -= 1;
+        if group.clients == 0 {
+            self.rearm_group(client.group);
+            self.drop_group_if_unused(client.group);
+        }
+    }
+}

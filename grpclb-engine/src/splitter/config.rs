@@ -1,0 +1,67 @@
+//! What may be set. The defaults are the founding decisions.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::connection;
+
+/// How a pod's splitter behaves; one for all pods of an agent.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The node's name: our own errors begin with `grpclb-agent/<node>:`.
+    pub node: Arc<str>,
+    /// SETTINGS and limits towards clients.
+    pub client: connection::Config,
+    /// SETTINGS and limits towards backends.
+    pub backend: connection::Config,
+    /// Connections to one endpoint, at most.
+    pub pool: usize,
+    /// Calls of one (pod, Service) that wait for a connection, at most.
+    pub queue: usize,
+    /// From the dial to the backend's SETTINGS.
+    pub dial_timeout: Duration,
+    /// Calls that came before any endpoint was connected wait this long for the one that was picked for them; then they
+    /// go to one that is. Without it a first burst would go to whoever answers first.
+    pub dial_grace: Duration,
+    /// A connection window that stays used up for this long, while streams wait for it, takes no more calls.
+    pub stall: Duration,
+    /// A connection without calls is closed after this time.
+    pub idle: Duration,
+    /// The same when the pod has no client connection of the Service any more.
+    pub linger: Duration,
+    /// Bytes of a request's body that are kept for another try.
+    pub replay: usize,
+    /// How often a call is sent, at most.
+    pub tries: u8,
+    /// Bytes that one pod may hold.
+    pub pod_budget: usize,
+    /// A stream's receive window, at most.
+    pub window: u32,
+    /// A backend that does not answer a keepalive PING in this time is dead.
+    pub keepalive: Duration,
+    /// Bytes of header fields that one pod interns.
+    pub fields: usize,
+}
+
+impl Config {
+    pub fn new(node: impl Into<Arc<str>>) -> Self {
+        Self {
+            node: node.into(),
+            client: connection::Config::to_client(),
+            backend: connection::Config::to_backend(),
+            pool: 4,
+            queue: 10_000,
+            dial_timeout: Duration::from_secs(1),
+            dial_grace: Duration::from_millis(10),
+            stall: Duration::from_millis(50),
+            idle: Duration::from_mins(5),
+            linger: Duration::from_secs(5),
+            replay: 64 << 10,
+            tries: 3,
+            pod_budget: 64 << 20,
+            window: 4 << 20,
+            keepalive: Duration::from_secs(20),
+            fields: 1 << 20,
+        }
+    }
+}

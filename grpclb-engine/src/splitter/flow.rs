@@ -1,0 +1,228 @@
+//! From queues to bytes; and what their leaving gives back: credit, memory, larger windows.
+
+use std::time::Duration;
+
+use bytes::BytesMut;
+
+use super::actions::{ClientId, ConnId, UpstreamId};
+use super::call::{Place, Response};
+use super::{NO_CALL, Splitter};
+use crate::Time;
+use crate::connection::{Output, PingKind, Sent};
+
+/// A connection that holds less than this is given credit even when memory is short: it is not to blame.
+const HOLD_FROM: u64 = 256 << 10;
+
+/// A stream whose window drains within this time gets a larger one, however short the round trip.
+const LEAST_HORIZON: Duration = Duration::from_millis(10);
+
+/// DATA bytes between two measurements of the round trip.
+const MEASURE_EVERY: u64 = 256 << 10;
+
+impl Splitter {
+    /// What is to be written to this connection's socket now: write its slices, `advance` it, and call again. `None`:
+    /// nothing is left for now.
+    pub fn transmit(&mut self, now: Time, id: ConnId) -> Option<&mut Output> {
+        let link = self.link(id)?;
+        if let ConnId::Upstream(upstream) = id
+            && self
+                .upstreams
+                .get(upstream.0)
+                .is_some_and(|up| up.state == super::link::UpstreamState::Dialing)
+        {
+            return None;
+        }
+        if link.conn.wants_transmit() {
+            self.fill(now, id);
+        }
+        let link = self.link(id)?;
+        if link.closing.is_some() && link.output.is_empty() && !link.conn.wants_transmit() {
+            self.forget(id);
+            return None;
+        }
+        Some(&mut self.link_mut(id)?.output).filter(|output| !output.is_empty())
+    }
+
+    fn fill(&mut self, now: Time, id: ConnId) {
+        let mut sent = std::mem::take(&mut self.sent);
+        if let Some(link) = self.link_mut(id) {
+            link.conn.transmit(now, &mut link.output, &mut sent);
+        }
+        for what in sent.drain(..) {
+            match id {
+                ConnId::Client(id) => self.sent_to_client(now, id, what),
+                ConnId::Upstream(id) => self.sent_to_backend(now, id, what),
+            }
+        }
+        self.sent = sent;
+        let closed = self
+            .link(id)
+            .is_some_and(|link| link.conn.is_closed() && link.closing.is_none());
+        match id {
+            _ if closed => self.handle_input(now, id, &mut BytesMut::new()),
+            ConnId::Client(_) => self.arm(id),
+            ConnId::Upstream(upstream) => {
+                self.watch_window(now, upstream);
+                self.after_upstream(now, upstream);
+            }
+        }
+        // What did not fit waits for the socket; what was queued meanwhile, for the next turn.
+    }
+
+    fn sent_to_client(&mut self, now: Time, id: ClientId, what: Sent) {
+        let Some(key) = self.calls.key_at(what.tag).filter(|_| what.tag != NO_CALL) else {
+            return;
+        };
+        let Some(call) = self.calls.get_mut(key).filter(|call| call.client == id) else {
+            return;
+        };
+        if what.bytes > 0 {
+            call.pending = call.pending.saturating_sub(u64::from(what.bytes));
+            let place = call.place;
+            if let Some(client) = self.clients.get_mut(id.0) {
+                client.data_since_ping = true;
+            }
+            if let Place::Sent {
+                upstream: upstream_id,
+                stream,
+            } = place
+                && let Some(upstream) = self.upstreams.get_mut(upstream_id.0)
+            {
+                upstream.link.conn.release(stream, what.bytes);
+                let horizon = upstream
+                    .round_trip
+                    .map_or(LEAST_HORIZON, |rtt| (2 * rtt).max(LEAST_HORIZON));
+                let grown = call.download.drain(now, what.bytes, horizon, self.config.window);
+                if let Some(size) = grown.filter(|_| !self.share.is_tight()) {
+                    upstream.link.conn.grow_stream_window(stream, size);
+                    upstream.link.conn.grow_connection_window(size.saturating_mul(2));
+                }
+                if upstream.link.conn.wants_transmit() {
+                    self.touch(upstream_id.into());
+                }
+                self.uncharge(upstream_id.into(), u64::from(what.bytes));
+            } else {
+                self.share.discharge(what.bytes as usize);
+            }
+        }
+        if what.end {
+            let Some(call) = self.calls.get(key) else { return };
+            // An early end of the response: the request goes on, and its end finishes the call.
+            let over = call.response == Response::Ended && call.request_sent && call.request_ended;
+            if over {
+                self.end_call(now, key, crate::frame::ErrorCode::CANCEL);
+            } else if let Some(call) = self.calls.get_mut(key) {
+                call.answered = true;
+            }
+        }
+    }
+
+    fn sent_to_backend(&mut self, now: Time, id: UpstreamId, what: Sent) {
+        let Some(key) = self.calls.key_at(what.tag).filter(|_| what.tag != NO_CALL) else {
+            return;
+        };
+        let Some(call) = self.calls.get_mut(key) else {
+            return;
+        };
+        if !matches!(call.place, Place::Sent { upstream, .. } if upstream == id) {
+            return;
+        }
+        let (client_id, stream) = (call.client, call.stream);
+        call.sent += u64::from(what.bytes);
+        // In another try, what had left before earns no credit again.
+        let fresh = call.sent.saturating_sub(call.released);
+        if fresh > 0 {
+            call.released = call.sent;
+            let round_trip = self.upstreams.get(id.0).and_then(|upstream| upstream.round_trip);
+            let horizon = round_trip.map_or(LEAST_HORIZON, |rtt| (2 * rtt).max(LEAST_HORIZON));
+            let grown = call.upload.drain(now, fresh as u32, horizon, self.config.window);
+            if let Some(client) = self.clients.get_mut(client_id.0) {
+                let conn = &mut client.link.conn;
+                conn.release(stream, fresh as u32);
+                if let Some(size) = grown.filter(|_| !self.share.is_tight()) {
+                    conn.grow_stream_window(stream, size);
+                    conn.grow_connection_window(size.saturating_mul(2));
+                }
+                if conn.wants_transmit() {
+                    self.touch(client_id.into());
+                }
+            }
+            self.uncharge(client_id.into(), fresh);
+        }
+        if what.end
+            && let Some(call) = self.calls.get_mut(key)
+        {
+            call.request_sent = true;
+            if call.answered && call.response == Response::Ended {
+                self.end_call(now, key, crate::frame::ErrorCode::CANCEL);
+            }
+        }
+    }
+
+    /// DATA came that is not sent on yet.
+    pub(super) fn charge(&mut self, id: ConnId, bytes: u32) {
+        self.share.charge(bytes as usize);
+        let short = self.share.is_short();
+        let Some(link) = self.link_mut(id) else { return };
+        link.buffered += u64::from(bytes);
+        if short && !link.held && link.buffered >= HOLD_FROM {
+            link.held = true;
+            link.conn.hold_connection_credit(true);
+            self.held.push(id);
+            self.stats.credit_held += 1;
+        }
+    }
+
+    /// It has left, or is not wanted any more.
+    pub(super) fn uncharge(&mut self, id: ConnId, bytes: u64) {
+        self.share.discharge(bytes as usize);
+        let short = self.share.is_short();
+        if let Some(link) = self.link_mut(id) {
+            link.buffered = link.buffered.saturating_sub(bytes);
+            if link.held && link.buffered < HOLD_FROM / 2 {
+                link.held = false;
+                link.conn.hold_connection_credit(false);
+                self.held.retain(|&other| other != id);
+                self.touch_if_wanted(id);
+            }
+        }
+        if !short && !self.held.is_empty() {
+            for id in std::mem::take(&mut self.held) {
+                if let Some(link) = self.link_mut(id) {
+                    link.held = false;
+                    link.conn.hold_connection_credit(false);
+                }
+                self.touch_if_wanted(id);
+            }
+        }
+    }
+
+    /// Measures the round trip to a backend that sends DATA, and only then (SPLITTER: a silent server counts PINGs).
+    pub(super) fn measure(&mut self, now: Time, id: UpstreamId) {
+        let Some(upstream) = self.upstreams.get_mut(id.0) else {
+            return;
+        };
+        let received = upstream.link.conn.received();
+        if received - upstream.measured_at >= MEASURE_EVERY {
+            upstream.measured_at = received;
+            upstream
+                .link
+                .conn
+                .ping(now, PingKind::Bandwidth, self.config.keepalive);
+        }
+    }
+
+    /// Notes whether the connection's window holds its streams up.
+    fn watch_window(&mut self, now: Time, id: UpstreamId) {
+        let Some(upstream) = self.upstreams.get_mut(id.0) else {
+            return;
+        };
+        let blocked = upstream.link.conn.blocked_streams() > 0 && upstream.link.conn.send_window() == 0;
+        if !blocked {
+            upstream.blocked_since = None;
+            upstream.stalled = false;
+        } else if upstream.blocked_since.is_none() {
+            upstream.blocked_since = Some(now);
+        }
+    }
+}

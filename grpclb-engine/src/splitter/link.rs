@@ -1,0 +1,118 @@
+//! What clients' connections and connections to backends have in common: the protocol's end, the output, a timer.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::actions::{ClientId, ConnId, UpstreamId};
+use super::pool::PoolSet;
+use crate::Time;
+use crate::connection::{Config, Connection, Output, Role};
+
+use super::arena::Key;
+
+/// How long a socket may take to accept our last bytes before it is reset.
+pub(super) const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// A connection with what belongs to its socket.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) conn: Connection,
+    pub(super) output: Output,
+    /// Stands in the list of connections with something to send.
+    pub(super) dirty: bool,
+    /// The time for which it stands in the heap of timers.
+    pub(super) timer: Option<Time>,
+    /// Its end was decided: by when its last bytes must have left.
+    pub(super) closing: Option<Time>,
+    /// DATA bytes that came by it and have not left to the other side.
+    pub(super) buffered: u64,
+    /// Its credit is held back.
+    pub(super) held: bool,
+}
+
+impl Link {
+    pub(super) fn new(role: Role, config: &Rc<Config>) -> Self {
+        Self {
+            conn: Connection::new(role, Rc::clone(config)),
+            output: Output::default(),
+            dirty: false,
+            timer: None,
+            closing: None,
+            buffered: 0,
+            held: false,
+        }
+    }
+}
+
+/// A client's connection.
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) link: Link,
+    pub(super) group: Key,
+    /// Its own connections to backends, where they are not the pod's.
+    pub(super) pools: Option<PoolSet>,
+    /// PINGs of its that were looked at.
+    pub(super) pings: u64,
+    /// DATA left to it since its last PING: the next one may be to measure bandwidth.
+    pub(super) data_since_ping: bool,
+    /// Its last PING that was for keepalive.
+    pub(super) last_keepalive: Option<Time>,
+}
+
+/// A connection to a backend.
+#[derive(Debug)]
+pub(super) struct Upstream {
+    pub(super) link: Link,
+    pub(super) pool: Key,
+    pub(super) state: UpstreamState,
+    /// When it came into its state.
+    pub(super) since: Time,
+    /// The calls that waited for it were given to others.
+    pub(super) overdue: bool,
+    /// When a call began or ended on it.
+    pub(super) last_used: Time,
+    /// Its window is used up, and streams wait for it.
+    pub(super) blocked_since: Option<Time>,
+    /// It was so for long: no more calls.
+    pub(super) stalled: bool,
+    /// The least round trip measured.
+    pub(super) round_trip: Option<Duration>,
+    /// DATA bytes received when bandwidth was measured last.
+    pub(super) measured_at: u64,
+    pub(super) last_keepalive: Option<Time>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum UpstreamState {
+    Dialing,
+    /// Connected; the backend's SETTINGS have not come.
+    Handshaking,
+    Ready,
+}
+
+impl Upstream {
+    pub(super) fn is_ready(&self) -> bool {
+        self.state == UpstreamState::Ready
+    }
+
+    /// Whether it counts as one of the pool's connections: those that go away do not.
+    pub(super) fn is_live(&self) -> bool {
+        self.link.closing.is_none() && !self.link.conn.is_going_away() && !self.link.conn.is_closed()
+    }
+
+    pub(super) fn takes_calls(&self) -> bool {
+        self.state == UpstreamState::Ready && self.link.conn.can_open()
+    }
+}
+
+impl From<ClientId> for ConnId {
+    fn from(id: ClientId) -> Self {
+        Self::Client(id)
+    }
+}
+
+impl From<UpstreamId> for ConnId {
+    fn from(id: UpstreamId) -> Self {
+        Self::Upstream(id)
+    }
+}

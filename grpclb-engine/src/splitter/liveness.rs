@@ -1,0 +1,219 @@
+//! Deadlines of connections, and PINGs for clients that want to know whether the other end is alive.
+
+use std::time::Duration;
+
+use super::actions::{Action, ClientId, ConnId, DialError, How, UpstreamId};
+use super::arena::Key;
+use super::call::Place;
+use super::link::UpstreamState;
+use super::{NO_CALL, Splitter};
+use crate::Time;
+use crate::connection::PingKind;
+
+/// The first interval after a backend has complained about PINGs; then it doubles (gRFC A8).
+const LEAST_PING_INTERVAL: Duration = Duration::from_secs(10);
+
+// ---- Timers ----
+impl Splitter {
+    /// Sees to it that the connection is looked at when it wants to be.
+    pub(super) fn arm(&mut self, id: ConnId) {
+        let Some(at) = self.deadline(id) else { return };
+        let Some(link) = self.link_mut(id) else { return };
+        if link.timer.is_none_or(|timer| at < timer) {
+            link.timer = Some(at);
+            self.timers.push(at, id);
+        }
+    }
+
+    fn deadline(&self, id: ConnId) -> Option<Time> {
+        let link = self.link(id)?;
+        if link.closing.is_some() {
+            return link.closing;
+        }
+        let conn = link.conn.poll_timeout();
+        let ConnId::Upstream(id) = id else { return conn };
+        let upstream = self.upstreams.get(id.0)?;
+        let own = match upstream.state {
+            UpstreamState::Ready => {
+                let stall = upstream
+                    .blocked_since
+                    .filter(|_| !upstream.stalled)
+                    .map(|since| since + self.config.stall);
+                let idle =
+                    (link.conn.streams() == 0).then(|| upstream.last_used + self.idle_limit(upstream.pool));
+                [stall, idle].into_iter().flatten().min()
+            }
+            _ if !upstream.overdue => {
+                Some(upstream.since + self.config.dial_grace.min(self.config.dial_timeout))
+            }
+            _ => Some(upstream.since + self.config.dial_timeout),
+        };
+        [conn, own].into_iter().flatten().min()
+    }
+
+    /// How long a connection of this pool may be without calls.
+    fn idle_limit(&self, pool: Key) -> Duration {
+        let clients = self
+            .pools
+            .get(pool)
+            .and_then(|pool| self.groups.get(pool.group))
+            .map(|group| group.clients);
+        if clients == Some(0) {
+            self.config.linger
+        } else {
+            self.config.idle
+        }
+    }
+
+    pub(super) fn client_timeout(&mut self, now: Time, id: ClientId) {
+        if self.is_overdue(now, id.into()) {
+            self.actions.push_back(Action::CloseClient {
+                client: id,
+                how: How::Reset,
+            });
+            return self.forget(id.into());
+        }
+        while let Some(event) = self
+            .clients
+            .get_mut(id.0)
+            .and_then(|client| client.link.conn.handle_timeout(now))
+        {
+            self.client_event(now, id, event);
+        }
+    }
+
+    pub(super) fn upstream_timeout(&mut self, now: Time, id: UpstreamId) {
+        if self.is_overdue(now, id.into()) {
+            self.actions.push_back(Action::CloseUpstream {
+                upstream: id,
+                how: How::Reset,
+            });
+            return self.forget(id.into());
+        }
+        while let Some(event) = self
+            .upstreams
+            .get_mut(id.0)
+            .and_then(|up| up.link.conn.handle_timeout(now))
+        {
+            self.upstream_event(now, id, event);
+        }
+        let idle_limit = self
+            .upstreams
+            .get(id.0)
+            .map(|upstream| self.idle_limit(upstream.pool));
+        let (Some(upstream), Some(idle_limit)) = (self.upstreams.get_mut(id.0), idle_limit) else {
+            return;
+        };
+        if upstream.link.closing.is_some() {
+            return;
+        }
+        let pool = upstream.pool;
+        if upstream.is_ready() {
+            if upstream
+                .blocked_since
+                .is_some_and(|since| now.since(since) >= self.config.stall)
+                && !upstream.stalled
+            {
+                upstream.stalled = true;
+                self.stats.stalls += 1;
+                self.dial(now, Some(pool));
+            } else if upstream.link.conn.streams() == 0 && now.since(upstream.last_used) >= idle_limit {
+                self.shut_upstream(now, id);
+            }
+        } else if now.since(upstream.since) >= self.config.dial_timeout {
+            self.upstream_over(now, id, &DialError::TimedOut.to_string(), true);
+            self.actions.push_back(Action::CloseUpstream {
+                upstream: id,
+                how: How::Reset,
+            });
+            self.forget(id.into());
+        } else if now.since(upstream.since) >= self.config.dial_grace && !upstream.overdue {
+            upstream.overdue = true;
+            self.place_waiting(now, pool);
+        }
+    }
+
+    fn is_overdue(&self, now: Time, id: ConnId) -> bool {
+        self.link(id)
+            .and_then(|link| link.closing)
+            .is_some_and(|closing| closing <= now)
+    }
+
+    /// The connection's record goes.
+    pub(super) fn forget(&mut self, id: ConnId) {
+        match id {
+            ConnId::Client(id) => self.forget_client(id),
+            ConnId::Upstream(id) => {
+                self.upstreams.remove(id.0);
+            }
+        }
+        self.held.retain(|&other| other != id);
+    }
+}
+
+// ---- PINGs ----
+impl Splitter {
+    /// A client that PINGs without having got DATA asks whether we are alive. Since we answer, a dead backend would stay
+    /// hidden: the backends that carry its calls are asked too, never more often than it asks.
+    pub(super) fn relay_keepalive(&mut self, now: Time, id: ClientId) {
+        let Some(client) = self.clients.get_mut(id.0) else {
+            return;
+        };
+        let pings = client.link.conn.peer_pings();
+        if pings == client.pings {
+            return;
+        }
+        client.pings = pings;
+        if std::mem::take(&mut client.data_since_ping) {
+            return;
+        }
+        let interval = client
+            .last_keepalive
+            .replace(now)
+            .map_or(LEAST_PING_INTERVAL, |last| now.since(last));
+        let mut upstreams: Vec<UpstreamId> = Vec::new();
+        for (_, tag) in client.link.conn.tags().filter(|&(_, tag)| tag != NO_CALL) {
+            let call = self
+                .calls
+                .key_at(tag)
+                .and_then(|key| self.calls.get(key))
+                .filter(|call| call.client == id);
+            if let Some(Place::Sent { upstream, .. }) = call.map(|call| call.place)
+                && !upstreams.contains(&upstream)
+            {
+                upstreams.push(upstream);
+            }
+        }
+        for id in upstreams {
+            let Some(upstream) = self.upstreams.get_mut(id.0) else {
+                continue;
+            };
+            let least = self
+                .pools
+                .get(upstream.pool)
+                .map_or(interval, |pool| pool.ping_interval.max(interval));
+            // Half of the interval more or less is the client's jitter, not another client.
+            let due = upstream
+                .last_keepalive
+                .is_none_or(|last| now.since(last) * 2 > least && now.since(last) >= least.mul_f64(0.9));
+            if due
+                && upstream
+                    .link
+                    .conn
+                    .ping(now, PingKind::Keepalive, self.config.keepalive)
+            {
+                upstream.last_keepalive = Some(now);
+                self.stats.pings_relayed += 1;
+                self.touch(id.into());
+                self.arm(id.into());
+            }
+        }
+    }
+
+    /// The backend said `too_many_pings`.
+    pub(super) fn slow_pings(&mut self, pool: Key) {
+        if let Some(pool) = self.pools.get_mut(pool) {
+            pool.ping_interval = (pool.ping_interval * 2).max(LEAST_PING_INTERVAL * 2);
+        }
+    }
+}

@@ -1,0 +1,367 @@
+//! The splitter of one client pod: its clients' HTTP/2 connections end here, and each of their streams, a call, goes out
+//! on a connection to an endpoint of its own. It knows calls, picks and pools; bytes on the wire are [`crate::connection`]'s.
+//!
+//! # Methods of [`Splitter`]
+//!
+//! * **Services**: [`Splitter::set_service`], [`Splitter::remove_service`].
+//! * **Input**: [`Splitter::open_client`], [`Splitter::handle_input`], [`Splitter::handle_closed`],
+//!   [`Splitter::handle_dialed`], [`Splitter::handle_timeout`].
+//! * **Output**: [`Splitter::poll_action`] (sockets to make and to close), [`Splitter::poll_dirty`] (connections with
+//!   something to send) and [`Splitter::transmit`] (the bytes), [`Splitter::poll_timeout`].
+//! * **Commands**: [`Splitter::drain`], [`Splitter::drain_service`]; for connections that are not HTTP/2
+//!   [`Splitter::pick_opaque`] with [`Splitter::opaque_failed`] and [`Splitter::opaque_closed`].
+//! * **Getters**: [`Splitter::is_idle`], [`Splitter::stats`], [`Splitter::describe`], [`Splitter::buffered`].
+//!
+//! # Order of calls
+//!
+//! 1. Hand in what has happened, for as many connections as there are: all that their sockets have to say, dials that
+//!    ended, time that has passed. All with the same `now`, if you like: it must not run backwards.
+//! 2. Then, until both are empty: `poll_action`, and `poll_dirty` with `transmit` for each connection. `transmit` is
+//!    called again after each write until it returns `None`, or the socket is full; and once more when the socket is
+//!    writable again. So what many clients had for one backend leaves in one write.
+//! 3. Ask `poll_timeout` and call `handle_timeout` at that time; then go on with 2.
+//!
+//! A connection's id is valid until its `Close…` action was polled and `transmit` returned `None`, or until
+//! `handle_closed`. Calls with an id that is not valid any more do nothing.
+//!
+//! # Where things are
+//!
+//! | file | subject |
+//! | --- | --- |
+//! | `client` | what a client's connection says: calls begin, go on, are cancelled |
+//! | `upstream` | what a backend's connection says: responses, refusals, its end |
+//! | `call` | one call's state, and the table of what becomes of it when its backend is lost |
+//! | `pool` | from a call to a connection: pick, dial, wait |
+//! | `flow` | from queues to bytes; credit, windows, memory |
+//! | `answer`, `reply` | calls that we answer ourselves |
+//! | `liveness` | PINGs for clients that ask whether the other end is alive; deadlines |
+
+mod actions;
+mod answer;
+mod arena;
+mod budget;
+mod call;
+mod client;
+mod config;
+mod describe;
+mod flow;
+mod link;
+mod liveness;
+mod opaque;
+mod pool;
+mod replay;
+mod reply;
+mod stats;
+mod timers;
+mod upstream;
+
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+
+pub use self::actions::{Action, ClientId, ConnId, DialError, Ended, How, OpenClientError, UpstreamId};
+pub use self::budget::Budget;
+pub use self::config::Config;
+pub use self::describe::{EndpointView, ServiceView};
+pub use self::stats::Stats;
+
+use self::arena::{Arena, Key};
+use self::budget::Share;
+use self::call::Call;
+use self::link::{Client, Link, Upstream};
+use self::pool::{Group, Pool, PoolSet};
+use self::timers::Timers;
+use crate::Time;
+use crate::balance::{Picker, Service};
+use crate::connection::{self, Role, Sent};
+use crate::hpack::Fields;
+use crate::rng::Rng;
+
+/// The agent's number of a Service port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceKey(pub u32);
+
+/// A stream that belongs to no call any more.
+const NO_CALL: connection::Tag = u32::MAX;
+
+/// All calls of one client pod: see the module's documentation for the order of calls.
+#[derive(Debug)]
+pub struct Splitter {
+    config: Arc<Config>,
+    client_config: Rc<connection::Config>,
+    backend_config: Rc<connection::Config>,
+    seed: u64,
+    rng: Rng,
+    share: Share,
+    fields: Fields,
+    by_service: HashMap<ServiceKey, Key>,
+    groups: Arena<Group>,
+    pools: Arena<Pool>,
+    clients: Arena<Client>,
+    upstreams: Arena<Upstream>,
+    calls: Arena<Call>,
+    dirty: VecDeque<ConnId>,
+    actions: VecDeque<Action>,
+    timers: Timers,
+    /// Connections whose credit is held back.
+    held: Vec<ConnId>,
+    /// What left in one transmit; empty in between.
+    sent: Vec<Sent>,
+    stats: Stats,
+    draining: bool,
+}
+
+// ---- Making one; Services ----
+impl Splitter {
+    /// `seed` decides picks, subsets and jitter: another one for each pod.
+    pub fn new(config: Arc<Config>, seed: u64, budget: Arc<Budget>) -> Self {
+        Self {
+            client_config: Rc::new(config.client.clone()),
+            backend_config: Rc::new(config.backend.clone()),
+            seed,
+            rng: Rng::seeded(seed),
+            share: Share::new(budget, config.pod_budget),
+            fields: Fields::new(config.fields, crate::rng::mix(seed)),
+            by_service: HashMap::new(),
+            groups: Arena::new(),
+            pools: Arena::new(),
+            clients: Arena::new(),
+            upstreams: Arena::new(),
+            calls: Arena::new(),
+            dirty: VecDeque::new(),
+            actions: VecDeque::new(),
+            timers: Timers::default(),
+            held: Vec::new(),
+            sent: Vec::new(),
+            stats: Stats::default(),
+            draining: false,
+            config,
+        }
+    }
+
+    /// Sets a Service, or takes up a new snapshot of it. An endpoint that is gone or drains gets no new streams; those
+    /// that it has run on, then its connections close. Without any endpoint, clients are told to go.
+    pub fn set_service(&mut self, now: Time, key: ServiceKey, service: Arc<Service>) {
+        if let Some(&group_key) = self.by_service.get(&key) {
+            let Some(group) = self.groups.get_mut(group_key) else {
+                return;
+            };
+            group.picker.update(now, &service);
+            group.service = service;
+            group.removed = false;
+            self.follow_members(now, group_key);
+            self.send_away_if_empty(now, group_key);
+        } else {
+            let group = self.groups.insert(Group {
+                key,
+                picker: Picker::new(&service, crate::rng::mix(self.seed ^ u64::from(key.0))),
+                service,
+                removed: false,
+                pools: PoolSet::default(),
+                clients: 0,
+                last_error: String::from("none"),
+            });
+            self.by_service.insert(key, group);
+        }
+    }
+
+    /// The Service is gone: clients are told to go, calls that run go on.
+    pub fn remove_service(&mut self, now: Time, key: ServiceKey) {
+        let Some(&group_key) = self.by_service.get(&key) else {
+            return;
+        };
+        let Some(group) = self.groups.get_mut(group_key) else {
+            return;
+        };
+        let empty = Arc::new(Service {
+            endpoints: Arc::new([]),
+            ..Service::clone(&group.service)
+        });
+        self.set_service(now, key, empty);
+        if let Some(group) = self.groups.get_mut(group_key) {
+            group.removed = true;
+        }
+        self.drop_group_if_unused(group_key);
+    }
+
+    fn send_away_if_empty(&mut self, now: Time, group_key: Key) {
+        if self
+            .groups
+            .get(group_key)
+            .is_some_and(|group| group.picker.is_empty())
+        {
+            self.send_away(now, |client| client.group == group_key);
+        }
+    }
+
+    fn drop_group_if_unused(&mut self, group_key: Key) {
+        let Some(group) = self.groups.get(group_key) else {
+            return;
+        };
+        let has_pools = self.pools.iter().any(|(_, pool)| pool.group == group_key);
+        if group.removed && group.clients == 0 && !has_pools {
+            let key = group.key;
+            self.groups.remove(group_key);
+            self.by_service.remove(&key);
+        }
+    }
+}
+
+// ---- Input ----
+impl Splitter {
+    /// A client's connection that proved to be HTTP/2. Its bytes, preface included, come by [`Self::handle_input`].
+    pub fn open_client(&mut self, now: Time, service: ServiceKey) -> Result<ClientId, OpenClientError> {
+        let group_key = *self.by_service.get(&service).ok_or(OpenClientError::NoService)?;
+        let group = self.groups.get_mut(group_key).ok_or(OpenClientError::NoService)?;
+        group.clients += 1;
+        let unserved = group.picker.is_empty();
+        let id = ClientId(self.clients.insert(Client {
+            link: Link::new(Role::Server, &self.client_config),
+            group: group_key,
+            pools: group.service.per_connection.then(PoolSet::default),
+            pings: 0,
+            data_since_ping: false,
+            last_keepalive: None,
+        }));
+        self.stats.clients_opened += 1;
+        self.touch(id.into());
+        if (self.draining || unserved)
+            && let Some(client) = self.clients.get_mut(id.0)
+        {
+            client.link.conn.shutdown(now);
+        }
+        Ok(id)
+    }
+
+    /// Bytes that came by this connection. What stays in `input` is the beginning of a frame.
+    pub fn handle_input(&mut self, now: Time, id: ConnId, input: &mut BytesMut) {
+        match id {
+            ConnId::Client(id) => self.client_input(now, id, input),
+            ConnId::Upstream(id) => self.upstream_input(now, id, input),
+        }
+    }
+
+    /// The socket has ended by itself; it may be closed without further ado.
+    pub fn handle_closed(&mut self, now: Time, id: ConnId, ended: Ended) {
+        let Some(link) = self.link_mut(id) else { return };
+        let _ = ended; // an end of stream and a reset are the same to HTTP/2: both are sudden without GOAWAY
+        if !link.conn.is_closed() {
+            link.conn.handle_eof();
+            self.handle_input(now, id, &mut BytesMut::new());
+        }
+        self.forget(id);
+    }
+
+    /// The dial that [`Action::Dial`] asked for has ended.
+    pub fn handle_dialed(&mut self, now: Time, upstream: UpstreamId, result: Result<(), DialError>) {
+        self.upstream_dialed(now, upstream, result);
+    }
+
+    /// When [`Self::handle_timeout`] wants to be called; it may prove to be early.
+    pub fn poll_timeout(&self) -> Option<Time> {
+        self.timers.next()
+    }
+
+    /// Time has passed.
+    pub fn handle_timeout(&mut self, now: Time) {
+        while let Some((at, id)) = self.timers.pop_due(now) {
+            let Some(link) = self.link_mut(id).filter(|link| link.timer == Some(at)) else {
+                continue;
+            };
+            link.timer = None;
+            match id {
+                ConnId::Client(id) => self.client_timeout(now, id),
+                ConnId::Upstream(id) => self.upstream_timeout(now, id),
+            }
+            self.touch_if_wanted(id);
+            self.arm(id);
+        }
+    }
+}
+
+// ---- Output, commands, getters ----
+impl Splitter {
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// The next connection with something to send.
+    pub fn poll_dirty(&mut self) -> Option<ConnId> {
+        loop {
+            let id = self.dirty.pop_front()?;
+            if let Some(link) = self.link_mut(id) {
+                link.dirty = false;
+                return Some(id);
+            }
+        }
+    }
+
+    /// Tells all clients to go (GOAWAY in two steps). Their calls go on, and connections that still come are served and
+    /// told the same.
+    pub fn drain(&mut self, now: Time) {
+        self.draining = true;
+        self.send_away(now, |_| true);
+    }
+
+    /// Tells the clients of one Service to go.
+    pub fn drain_service(&mut self, now: Time, key: ServiceKey) {
+        if let Some(&group) = self.by_service.get(&key) {
+            self.send_away(now, |client| client.group == group);
+        }
+    }
+
+    /// No client is connected and nothing is left to be done for one.
+    pub fn is_idle(&self) -> bool {
+        self.clients.len() == 0 && self.calls.len() == 0
+    }
+
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// Bytes that are held now, and at most so far.
+    pub fn buffered(&self) -> (usize, usize) {
+        (self.share.used(), self.share.peak())
+    }
+
+    fn send_away(&mut self, now: Time, which: impl Fn(&Client) -> bool) {
+        for key in self.clients.keys() {
+            if let Some(client) = self.clients.get_mut(key).filter(|client| which(client)) {
+                client.link.conn.shutdown(now);
+                self.touch(ClientId(key).into());
+            }
+        }
+    }
+
+    fn link(&self, id: ConnId) -> Option<&Link> {
+        match id {
+            ConnId::Client(id) => self.clients.get(id.0).map(|client| &client.link),
+            ConnId::Upstream(id) => self.upstreams.get(id.0).map(|upstream| &upstream.link),
+        }
+    }
+
+    fn link_mut(&mut self, id: ConnId) -> Option<&mut Link> {
+        match id {
+            ConnId::Client(id) => self.clients.get_mut(id.0).map(|client| &mut client.link),
+            ConnId::Upstream(id) => self.upstreams.get_mut(id.0).map(|upstream| &mut upstream.link),
+        }
+    }
+
+    /// The connection has something to send.
+    fn touch(&mut self, id: ConnId) {
+        if let Some(link) = self.link_mut(id)
+            && !link.dirty
+        {
+            link.dirty = true;
+            self.dirty.push_back(id);
+        }
+    }
+
+    fn touch_if_wanted(&mut self, id: ConnId) {
+        if self.link(id).is_some_and(|link| link.conn.wants_transmit()) {
+            self.touch(id);
+        }
+    }
+}

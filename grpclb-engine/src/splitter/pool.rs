@@ -1,0 +1,517 @@
+//! Groups (one Service as this pod uses it), pools (connections to one endpoint), and how a call comes to a connection:
+//! pick, dial, wait.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::actions::{Action, ClientId, ConnId, How, UpstreamId};
+use super::arena::{Arena, Key};
+use super::call::Place;
+use super::link::{Link, Upstream, UpstreamState};
+use super::{ServiceKey, Splitter};
+use crate::Time;
+use crate::balance::{Endpoint, MemberKey, Picker, Service, Standing};
+use crate::connection::Role;
+
+/// One Service as this pod uses it.
+#[derive(Debug)]
+pub(super) struct Group {
+    pub(super) key: ServiceKey,
+    pub(super) service: Arc<Service>,
+    /// The Service is gone; the group stays until its last client is.
+    pub(super) removed: bool,
+    pub(super) picker: Picker,
+    pub(super) pools: PoolSet,
+    /// Clients' connections.
+    pub(super) clients: usize,
+    /// Why an endpoint failed last: for the message of calls that find none.
+    pub(super) last_error: String,
+}
+
+/// The pools that one owner's calls may use: the pod's, or one client connection's.
+#[derive(Debug, Default)]
+pub(super) struct PoolSet {
+    /// By [`MemberKey::index`].
+    by_member: Vec<Option<Key>>,
+    /// Calls in all of its queues.
+    pub(super) waiting: usize,
+}
+
+/// The connections to one endpoint.
+#[derive(Debug)]
+pub(super) struct Pool {
+    pub(super) group: Key,
+    /// `None`: the pod's.
+    pub(super) owner: Option<ClientId>,
+    pub(super) member: MemberKey,
+    pub(super) endpoint: Endpoint,
+    pub(super) upstreams: Vec<UpstreamId>,
+    /// Calls that wait, the oldest first. Those that went elsewhere are skipped when their turn comes.
+    pub(super) waiting: VecDeque<Key>,
+    /// The endpoint is not used any more: no new streams.
+    pub(super) retired: bool,
+    /// A further connection failed: no other is tried before.
+    pub(super) no_dial_before: Time,
+    /// The backend complained about PINGs: the least time between two.
+    pub(super) ping_interval: Duration,
+}
+
+impl PoolSet {
+    fn get(&self, pools: &Arena<Pool>, member: MemberKey) -> Option<Key> {
+        let key = (*self.by_member.get(member.index())?)?;
+        pools.get(key).filter(|pool| pool.member == member).map(|_| key)
+    }
+
+    pub(super) fn set(&mut self, member: MemberKey, pool: Key) {
+        if self.by_member.len() <= member.index() {
+            self.by_member.resize(member.index() + 1, None);
+        }
+        self.by_member[member.index()] = Some(pool);
+    }
+
+    pub(super) fn forget(&mut self, pool: Key) {
+        for slot in &mut self.by_member {
+            if *slot == Some(pool) {
+                *slot = None;
+            }
+        }
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = Key> + '_ {
+        self.by_member.iter().copied().flatten()
+    }
+}
+
+/// What a pool's connections allow.
+fn standing(pool: Option<&Pool>, upstreams: &Arena<Upstream>, most: usize) -> Standing {
+    let Some(pool) = pool else { return Standing::Absent };
+    let (mut live, mut on_the_way, mut stalled) = (0, false, false);
+    for upstream in pool.upstreams.iter().filter_map(|id| upstreams.get(id.0)) {
+        if upstream.takes_calls() {
+            if !upstream.stalled {
+                return Standing::Room;
+            }
+            stalled = true;
+        }
+        if upstream.is_live() {
+            live += 1;
+            on_the_way |= !upstream.is_ready();
+        }
+    }
+    if on_the_way || live < most {
+        Standing::Absent
+    } else if stalled {
+        Standing::Room
+    } else {
+        Standing::Full
+    }
+}
+
+impl Splitter {
+    /// Whose pools the calls of this client use.
+    fn owner(&self, client: ClientId) -> Option<ClientId> {
+        self.clients
+            .get(client.0)
+            .and_then(|client| client.pools.as_ref())
+            .map(|_| client)
+    }
+
+    fn set_mut(&mut self, group: Key, owner: Option<ClientId>) -> Option<&mut PoolSet> {
+        match owner {
+            None => self.groups.get_mut(group).map(|group| &mut group.pools),
+            Some(client) => self.clients.get_mut(client.0)?.pools.as_mut(),
+        }
+    }
+
+    fn set(&self, group: Key, owner: Option<ClientId>) -> Option<&PoolSet> {
+        match owner {
+            None => self.groups.get(group).map(|group| &group.pools),
+            Some(client) => self.clients.get(client.0)?.pools.as_ref(),
+        }
+    }
+
+    /// Picks an endpoint for the call and gives it to a connection, or lets it wait for one.
+    pub(super) fn place(&mut self, now: Time, key: Key) {
+        let Some(call) = self.calls.get(key) else { return };
+        let (group_key, owner) = (call.group, self.owner(call.client));
+        let Some(group) = self.groups.get_mut(group_key) else {
+            return;
+        };
+        let set = match owner {
+            None => Some(&group.pools),
+            Some(client) => self
+                .clients
+                .get(client.0)
+                .and_then(|client| client.pools.as_ref()),
+        };
+        let Some(set) = set else { return };
+        let (pools, upstreams, most) = (&self.pools, &self.upstreams, self.config.pool);
+        let choice = group.picker.pick(now, &mut self.rng, &call.avoid, |member| {
+            standing(
+                set.get(pools, member).and_then(|pool| pools.get(pool)),
+                upstreams,
+                most,
+            )
+        });
+        let Some(choice) = choice else {
+            let reason = if group.picker.is_empty() {
+                format!("{} has no endpoint", group.service.name)
+            } else {
+                format!(
+                    "no endpoint of {} can be reached; the last one tried: {}",
+                    group.service.name, group.last_error
+                )
+            };
+            return self.answer_unavailable(key, &reason);
+        };
+        if let Some(wanted) = choice.wanted {
+            let pool = self.pool_for(group_key, owner, wanted);
+            self.dial(now, pool);
+        }
+        let pool = self.pool_for(group_key, owner, choice.member);
+        if choice.standing == Standing::Room
+            && let Some(upstream) = self.usable(pool)
+        {
+            return self.assign(now, key, upstream);
+        }
+        if self.enqueue(now, pool, key) && choice.standing == Standing::Absent {
+            self.dial(now, pool);
+        }
+    }
+
+    /// The pool of this member; made where there is none.
+    fn pool_for(&mut self, group: Key, owner: Option<ClientId>, member: MemberKey) -> Option<Key> {
+        if let Some(pool) = self.set(group, owner)?.get(&self.pools, member) {
+            return Some(pool);
+        }
+        let endpoint = self.groups.get(group)?.picker.get(member)?.endpoint().clone();
+        let pool = self.pools.insert(Pool {
+            group,
+            owner,
+            member,
+            endpoint,
+            upstreams: Vec::new(),
+            waiting: VecDeque::new(),
+            retired: false,
+            no_dial_before: Time::ZERO,
+            ping_interval: Duration::ZERO,
+        });
+        self.set_mut(group, owner)?.set(member, pool);
+        Some(pool)
+    }
+
+    /// A connection of the pool that takes a call now: one that is not stalled, if there is one.
+    fn usable(&self, pool: Option<Key>) -> Option<UpstreamId> {
+        let pool = self.pools.get(pool?).filter(|pool| !pool.retired)?;
+        let mut second = None;
+        for &id in &pool.upstreams {
+            let upstream = self.upstreams.get(id.0)?;
+            if upstream.takes_calls() {
+                if !upstream.stalled {
+                    return Some(id);
+                }
+                second = Some(id);
+            }
+        }
+        let live = |id: &&UpstreamId| self.upstreams.get(id.0).is_some_and(Upstream::is_live);
+        second.filter(|_| pool.upstreams.iter().filter(live).count() >= self.config.pool)
+    }
+
+    /// Asks for one more connection, unless one is on its way or there are enough.
+    pub(super) fn dial(&mut self, now: Time, pool_key: Option<Key>) {
+        let Some((pool_key, pool)) = pool_key.and_then(|key| Some((key, self.pools.get_mut(key)?))) else {
+            return;
+        };
+        let live = pool
+            .upstreams
+            .iter()
+            .filter_map(|id| self.upstreams.get(id.0))
+            .filter(|upstream| upstream.is_live());
+        let (mut count, mut on_the_way) = (0, false);
+        for upstream in live {
+            count += 1;
+            on_the_way |= !upstream.is_ready();
+        }
+        // Those that go away are bounded, too: a backend that says GOAWAY at once must not make us dial for ever.
+        let too_many = count >= self.config.pool || pool.upstreams.len() >= 4 * self.config.pool;
+        if pool.retired || on_the_way || too_many || now < pool.no_dial_before {
+            return;
+        }
+        let upstream = Upstream {
+            link: Link::new(Role::Client, &self.backend_config),
+            pool: pool_key,
+            state: UpstreamState::Dialing,
+            since: now,
+            overdue: false,
+            last_used: now,
+            blocked_since: None,
+            stalled: false,
+            round_trip: None,
+            measured_at: 0,
+            last_keepalive: None,
+        };
+        let id = UpstreamId(self.upstreams.insert(upstream));
+        pool.upstreams.push(id);
+        self.stats.dials += 1;
+        self.actions.push_back(Action::Dial {
+            upstream: id,
+            endpoint: pool.endpoint.clone(),
+        });
+        self.arm(id.into());
+    }
+
+    /// Lets the call wait in this pool's queue; false if it was answered, for there are too many.
+    fn enqueue(&mut self, now: Time, pool_key: Option<Key>, key: Key) -> bool {
+        let Some(pool_key) = pool_key else { return false };
+        let Some((group, owner)) = self.pools.get(pool_key).map(|pool| (pool.group, pool.owner)) else {
+            return false;
+        };
+        let most = self.config.queue;
+        let Some(set) = self.set_mut(group, owner) else {
+            return false;
+        };
+        if set.waiting >= most {
+            self.stats.queue_full += 1;
+            self.answer_unavailable(key, &format!("{most} calls wait for a connection already"));
+            return false;
+        }
+        set.waiting += 1;
+        self.stats.queued += 1;
+        if let Some(call) = self.calls.get_mut(key) {
+            call.place = Place::Waiting(pool_key);
+            call.since = now;
+        }
+        if let Some(pool) = self.pools.get_mut(pool_key) {
+            // Calls that were cancelled leave their keys behind.
+            if pool.waiting.len() >= 64 && pool.waiting.len().is_power_of_two() {
+                let calls = &self.calls;
+                pool.waiting.retain(|&key| {
+                    calls
+                        .get(key)
+                        .is_some_and(|call| call.place == Place::Waiting(pool_key))
+                });
+            }
+            pool.waiting.push_back(key);
+        }
+        true
+    }
+
+    /// The call waits no more: it is sent, moved, or over.
+    pub(super) fn leave_queue(&mut self, key: Key) {
+        let Some(call) = self.calls.get_mut(key) else {
+            return;
+        };
+        let Place::Waiting(pool) = call.place else { return };
+        call.place = Place::Nowhere;
+        if let Some((group, owner)) = self.pools.get(pool).map(|pool| (pool.group, pool.owner))
+            && let Some(set) = self.set_mut(group, owner)
+        {
+            set.waiting -= 1;
+        }
+    }
+
+    /// The oldest call that waits in this pool; it leaves the queue.
+    fn next_waiting(&mut self, pool_key: Key) -> Option<Key> {
+        loop {
+            let key = self.pools.get_mut(pool_key)?.waiting.pop_front()?;
+            if self
+                .calls
+                .get(key)
+                .is_some_and(|call| call.place == Place::Waiting(pool_key))
+            {
+                self.leave_queue(key);
+                return Some(key);
+            }
+        }
+    }
+
+    /// Gives calls that wait to this pool's connections: its own, then others' that need not wait where they are.
+    pub(super) fn serve(&mut self, now: Time, pool_key: Key) {
+        let Some((group, owner)) = self.pools.get(pool_key).map(|pool| (pool.group, pool.owner)) else {
+            return;
+        };
+        while self.set(group, owner).is_some_and(|set| set.waiting > 0) {
+            let Some(upstream) = self.usable(Some(pool_key)) else {
+                break;
+            };
+            let next = self
+                .next_waiting(pool_key)
+                .or_else(|| self.steal(now, group, owner, pool_key));
+            let Some(key) = next else { return };
+            self.assign(now, key, upstream);
+        }
+        if self
+            .pools
+            .get(pool_key)
+            .is_some_and(|pool| !pool.waiting.is_empty())
+        {
+            self.dial(now, Some(pool_key));
+        }
+    }
+
+    /// The oldest call in the other queues of this owner, but for queues whose dial has only just begun.
+    fn steal(&mut self, now: Time, group: Key, owner: Option<ClientId>, thief: Key) -> Option<Key> {
+        let grace = self.config.dial_grace;
+        let waits_well = |pool: &Pool| {
+            pool.upstreams
+                .iter()
+                .filter_map(|id| self.upstreams.get(id.0))
+                .any(|upstream| {
+                    !upstream.is_ready()
+                        && upstream.is_live()
+                        && now.since(upstream.since) < grace
+                        && !upstream.overdue
+                })
+        };
+        let mut oldest: Option<(Time, Key)> = None;
+        for key in self.set(group, owner)?.iter().filter(|&key| key != thief) {
+            let Some(pool) = self.pools.get(key).filter(|pool| !waits_well(pool)) else {
+                continue;
+            };
+            let first = pool
+                .waiting
+                .iter()
+                .filter_map(|&call| self.calls.get(call))
+                .find(|call| call.place == Place::Waiting(key));
+            if let Some(call) = first
+                && oldest.is_none_or(|(since, _)| call.since < since)
+            {
+                oldest = Some((call.since, key));
+            }
+        }
+        self.next_waiting(oldest?.1)
+    }
+
+    /// Picks anew for all calls that wait in this pool.
+    pub(super) fn place_waiting(&mut self, now: Time, pool_key: Key) {
+        let mut waiting = Vec::new();
+        while let Some(key) = self.next_waiting(pool_key) {
+            waiting.push(key);
+        }
+        for key in waiting {
+            self.place(now, key);
+        }
+    }
+
+    /// Sends the call, or what is known of it so far.
+    fn assign(&mut self, now: Time, key: Key, id: UpstreamId) {
+        let (Some(call), Some(upstream)) = (self.calls.get_mut(key), self.upstreams.get_mut(id.0)) else {
+            return;
+        };
+        let Some(pool) = self.pools.get(upstream.pool) else {
+            return;
+        };
+        let Some(group) = self.groups.get_mut(call.group) else {
+            return;
+        };
+        let conn = &mut upstream.link.conn;
+        let last = call.kept.chunks().count();
+        let ends_with_headers = call.request_ended && last == 0 && call.kept.trailers().is_none();
+        let Ok(stream) = conn.open(
+            now,
+            key.index(),
+            std::rc::Rc::clone(&call.request),
+            ends_with_headers,
+        ) else {
+            // `usable` has just said that it can be opened.
+            return self.answer_unavailable(key, "a connection took no call after all");
+        };
+        for (chunk, number) in call.kept.chunks().zip(1..) {
+            let end = call.request_ended && number == last && call.kept.trailers().is_none();
+            conn.send_data(stream, chunk.clone(), end);
+        }
+        if let Some(trailers) = call.kept.trailers() {
+            conn.send_headers(stream, std::rc::Rc::clone(trailers), true);
+        }
+        upstream.last_used = now;
+        group.picker.start(pool.member);
+        call.member = Some(pool.member);
+        call.place = Place::Sent { upstream: id, stream };
+        call.since = now;
+        call.sent = 0;
+        call.request_sent = false;
+        if call.tries > 0 {
+            self.stats.replayed += 1;
+        }
+        call.tries = call.tries.saturating_add(1);
+        self.touch(id.into());
+    }
+
+    /// A further snapshot of the Service: pools follow their members.
+    pub(super) fn follow_members(&mut self, now: Time, group_key: Key) {
+        let mut displaced = Vec::new();
+        for pool_key in self.pools.keys() {
+            let Some(pool) = self
+                .pools
+                .get_mut(pool_key)
+                .filter(|pool| pool.group == group_key)
+            else {
+                continue;
+            };
+            let Some(group) = self.groups.get(group_key) else {
+                return;
+            };
+            let owner = pool.owner;
+            if let Some(member) = group.picker.find(&pool.endpoint) {
+                pool.retired = false;
+                pool.member = member;
+                if let Some(endpoint) = group.picker.get(member) {
+                    pool.endpoint = endpoint.endpoint().clone();
+                }
+                if let Some(set) = self.set_mut(group_key, owner) {
+                    set.set(member, pool_key);
+                }
+            } else {
+                pool.retired = true;
+                displaced.push(pool_key);
+            }
+        }
+        for pool_key in displaced {
+            self.place_waiting(now, pool_key);
+            self.retire(now, pool_key);
+        }
+    }
+
+    /// Ends the connections of a retired pool that carry no call, and the pool when it has none.
+    pub(super) fn retire(&mut self, now: Time, pool_key: Key) {
+        let Some(pool) = self.pools.get(pool_key).filter(|pool| pool.retired) else {
+            return;
+        };
+        let (group, owner) = (pool.group, pool.owner);
+        for id in pool.upstreams.clone() {
+            match self.upstreams.get(id.0) {
+                Some(upstream) if !upstream.is_ready() => self.end_upstream(id, How::Reset),
+                Some(upstream) if upstream.link.conn.streams() == 0 => self.shut_upstream(now, id),
+                _ => {}
+            }
+        }
+        if let Some(set) = self.set_mut(group, owner) {
+            set.forget(pool_key);
+        }
+        self.drop_pool_if_empty(pool_key);
+    }
+
+    pub(super) fn drop_pool_if_empty(&mut self, pool_key: Key) {
+        if self
+            .pools
+            .get(pool_key)
+            .is_some_and(|pool| pool.retired && pool.upstreams.is_empty())
+        {
+            self.pools.remove(pool_key);
+        }
+    }
+
+    /// All connections of this group's pools, for a changed deadline.
+    pub(super) fn rearm_group(&mut self, group: Key) {
+        let ids: Vec<ConnId> = self
+            .pools
+            .iter()
+            .filter(|(_, pool)| pool.group == group)
+            .flat_map(|(_, pool)| pool.upstreams.iter().map(|&id| ConnId::Upstream(id)))
+            .collect();
+        for id in ids {
+            self.arm(id);
+        }
+    }
+}

@@ -1,0 +1,479 @@
+//! What a backend's connection says: responses, refusals, and its end.
+
+use std::rc::Rc;
+
+use bytes::{Bytes, BytesMut};
+
+use super::actions::{Action, DialError, How, UpstreamId};
+use super::arena::Key;
+use super::call::{Loss, Place, Response, Verdict, verdict};
+use super::link::{CLOSE_PATIENCE, UpstreamState};
+use super::{NO_CALL, Splitter};
+use crate::Time;
+use crate::balance::MemberKey;
+use crate::connection::{Cause, CloseReason, Event, HeadersKind, PingKind, StreamKey, Tag};
+use crate::frame::ErrorCode;
+use crate::hpack::HeaderList;
+
+/// A connection that ends sooner than this after its SETTINGS has failed: its endpoint is left alone for a while.
+const SHORT_LIFE: std::time::Duration = std::time::Duration::from_secs(1);
+
+impl Splitter {
+    pub(super) fn upstream_dialed(&mut self, now: Time, id: UpstreamId, result: Result<(), DialError>) {
+        let Some(upstream) = self.upstreams.get_mut(id.0) else {
+            return;
+        };
+        if upstream.state != UpstreamState::Dialing {
+            return;
+        }
+        match result {
+            Ok(()) => {
+                upstream.state = UpstreamState::Handshaking;
+                self.touch(id.into());
+                self.arm(id.into());
+            }
+            Err(error) => {
+                self.upstream_over(now, id, &error.to_string(), true);
+                self.forget(id.into());
+            }
+        }
+    }
+
+    pub(super) fn upstream_input(&mut self, now: Time, id: UpstreamId, input: &mut BytesMut) {
+        loop {
+            let Some(upstream) = self.upstreams.get_mut(id.0) else {
+                return input.clear();
+            };
+            let Some(event) = upstream.link.conn.poll_event(now, input, &mut self.fields) else {
+                break;
+            };
+            self.upstream_event(now, id, event);
+        }
+        self.after_upstream(now, id);
+    }
+
+    /// There may be room for calls that wait, or nothing to keep a retired pool's connection for.
+    pub(super) fn after_upstream(&mut self, now: Time, id: UpstreamId) {
+        let Some(upstream) = self.upstreams.get(id.0) else {
+            return;
+        };
+        let pool_key = upstream.pool;
+        if upstream.is_ready() && self.some_wait(pool_key) {
+            self.serve(now, pool_key);
+        }
+        if self.pools.get(pool_key).is_some_and(|pool| pool.retired) {
+            self.retire(now, pool_key);
+        }
+        self.touch_if_wanted(id.into());
+        self.arm(id.into());
+    }
+
+    fn some_wait(&self, pool: Key) -> bool {
+        let Some(pool) = self.pools.get(pool) else {
+            return false;
+        };
+        let set = match pool.owner {
+            None => self.groups.get(pool.group).map(|group| &group.pools),
+            Some(client) => self
+                .clients
+                .get(client.0)
+                .and_then(|client| client.pools.as_ref()),
+        };
+        set.is_some_and(|set| set.waiting > 0)
+    }
+
+    pub(super) fn upstream_event(&mut self, now: Time, id: UpstreamId, event: Event) {
+        match event {
+            Event::Ready => self.upstream_ready(now, id),
+            Event::Headers {
+                stream,
+                tag,
+                headers,
+                end_stream,
+                kind,
+            } => {
+                if let Some(key) = self.call_of_upstream(id, stream, tag) {
+                    self.response_headers(now, key, headers, end_stream, kind);
+                }
+            }
+            Event::Data {
+                stream,
+                tag,
+                chunk,
+                end_stream,
+            } => {
+                self.response_data(now, id, stream, tag, chunk, end_stream);
+            }
+            Event::Reset {
+                stream,
+                tag,
+                code,
+                cause,
+                left,
+            } => {
+                let Some(key) = self.call_of_upstream(id, stream, tag) else {
+                    return;
+                };
+                let loss = match cause {
+                    _ if !left => Loss::NeverLeft,
+                    Cause::GoAway => Loss::NotProcessed,
+                    Cause::Peer => Loss::Reset(code),
+                    Cause::Local(_) | Cause::Malformed(_) => Loss::Broken,
+                };
+                let why = match cause {
+                    Cause::GoAway => "went away".to_owned(),
+                    Cause::Peer => format!("reset the call: {code}"),
+                    Cause::Local(rule) => format!("broke HTTP/2: {rule}"),
+                    Cause::Malformed(fault) => format!("sent a malformed response: {fault}"),
+                };
+                self.lost(now, key, loss, &why);
+            }
+            Event::GoAway { code, debug, .. } => self.upstream_goes(id, code, &debug),
+            Event::Pong {
+                kind: PingKind::Bandwidth,
+                round_trip,
+                ..
+            } => {
+                if let Some(upstream) = self.upstreams.get_mut(id.0) {
+                    let least = upstream
+                        .round_trip
+                        .map_or(round_trip, |known| known.min(round_trip));
+                    upstream.round_trip = Some(least);
+                }
+            }
+            Event::Closed { code, reason, .. } => self.upstream_closed(now, id, code, reason),
+            Event::Capacity | Event::Pong { .. } => {}
+        }
+    }
+
+    /// The call that is on this stream.
+    fn call_of_upstream(&self, id: UpstreamId, stream: StreamKey, tag: Tag) -> Option<Key> {
+        let key = self.calls.key_at(tag)?;
+        let here = Place::Sent { upstream: id, stream };
+        self.calls.get(key).filter(|call| call.place == here).map(|_| key)
+    }
+
+    fn upstream_ready(&mut self, now: Time, id: UpstreamId) {
+        let Some(upstream) = self.upstreams.get_mut(id.0) else {
+            return;
+        };
+        upstream.state = UpstreamState::Ready;
+        upstream.since = now;
+        upstream.last_used = now;
+        let pool_key = upstream.pool;
+        if let Some(pool) = self.pools.get(pool_key)
+            && let Some(group) = self.groups.get_mut(pool.group)
+        {
+            group.picker.connected(pool.member);
+        }
+        // `after_upstream` serves those that wait.
+    }
+
+    fn response_headers(
+        &mut self,
+        now: Time,
+        key: Key,
+        headers: Rc<HeaderList>,
+        ended: bool,
+        kind: HeadersKind,
+    ) {
+        if headers.oversized() {
+            return self.answer_oversized_response(now, key);
+        }
+        let Some(call) = self.calls.get_mut(key) else {
+            return;
+        };
+        match kind {
+            HeadersKind::Informational => call.response = Response::Informed,
+            HeadersKind::Response => {
+                call.response = Response::Headers;
+                self.share.discharge(call.kept.give_up());
+                if let (Some(member), Some(group)) = (call.member, self.groups.get_mut(call.group)) {
+                    group.picker.succeed(member, now, now.since(call.since));
+                }
+            }
+            HeadersKind::Trailers | HeadersKind::Request => {}
+        }
+        let client = call.client;
+        if let Some(link) = self.clients.get_mut(client.0) {
+            link.link.conn.send_headers(call.stream, headers, ended);
+        }
+        self.touch(client.into());
+        if ended {
+            self.response_ended(now, key);
+        }
+    }
+
+    fn response_data(
+        &mut self,
+        now: Time,
+        id: UpstreamId,
+        stream: StreamKey,
+        tag: Tag,
+        chunk: Bytes,
+        ended: bool,
+    ) {
+        let len = chunk.len() as u32;
+        let Some(key) = self.call_of_upstream(id, stream, tag) else {
+            if let Some(upstream) = self.upstreams.get_mut(id.0) {
+                upstream.link.conn.release(stream, len);
+            }
+            return;
+        };
+        let Some(call) = self.calls.get_mut(key) else {
+            return;
+        };
+        call.pending += u64::from(len);
+        let (client, client_stream) = (call.client, call.stream);
+        if let Some(link) = self.clients.get_mut(client.0) {
+            link.link.conn.send_data(client_stream, chunk, ended);
+        }
+        self.touch(client.into());
+        self.charge(id.into(), len);
+        self.measure(now, id);
+        if ended {
+            self.response_ended(now, key);
+        }
+    }
+
+    /// `END_STREAM` of the response has come. The request may go on (RFC 9113 §8.1).
+    fn response_ended(&mut self, now: Time, key: Key) {
+        let Some(call) = self.calls.get_mut(key) else {
+            return;
+        };
+        call.response = Response::Ended;
+        self.stats.completed += 1;
+        let (group, member) = (call.group, call.member.take());
+        if let (Some(member), Some(group)) = (member, self.groups.get_mut(group)) {
+            group.picker.finish(member);
+        }
+        if let Place::Sent { upstream, .. } = call.place
+            && let Some(upstream) = self.upstreams.get_mut(upstream.0)
+        {
+            upstream.last_used = now;
+        }
+    }
+
+    /// The call's stream at its backend has ended before the response did: the table says what becomes of the call.
+    pub(super) fn lost(&mut self, now: Time, key: Key, loss: Loss, why: &str) {
+        let Some(call) = self.calls.get(key) else { return };
+        let verdict = verdict(call.response, loss, call.can_repeat(loss, self.config.tries));
+        let (member, endpoint) = (call.member, self.endpoint_of(key));
+        if verdict != Verdict::Settle {
+            self.note_error(key);
+        }
+        self.leave_backend(now, key, None);
+        match verdict {
+            Verdict::Again => {
+                if let (Some(call), Some(member)) = (self.calls.get_mut(key), member)
+                    && !call.avoid.contains(&member)
+                {
+                    call.avoid.push(member);
+                }
+                self.place(now, key);
+            }
+            Verdict::Refuse => {
+                self.stats.refused += 1;
+                self.reset_client(now, key, ErrorCode::REFUSED_STREAM);
+            }
+            Verdict::Relay(code) => {
+                self.stats.reset_by_backend += 1;
+                self.reset_client(now, key, code);
+            }
+            Verdict::Unavailable => self.answer_unavailable(key, &format!("{endpoint} {why}")),
+            Verdict::Break => self.break_response(now, key, &format!("{endpoint} {why}")),
+            Verdict::Settle => self.settle(key),
+        }
+    }
+
+    /// Takes the call from its backend: `reset` tells the backend, `None` if it knows.
+    pub(super) fn leave_backend(&mut self, now: Time, key: Key, reset: Option<ErrorCode>) {
+        let Some(call) = self.calls.get_mut(key) else {
+            return;
+        };
+        if let Some(member) = call.member.take()
+            && let Some(group) = self.groups.get_mut(call.group)
+        {
+            group.picker.finish(member);
+        }
+        let Place::Sent { upstream: id, stream } = call.place else {
+            return;
+        };
+        call.place = Place::Nowhere;
+        let Some(upstream) = self.upstreams.get_mut(id.0) else {
+            return;
+        };
+        upstream.link.buffered = upstream.link.buffered.saturating_sub(call.pending);
+        upstream.last_used = now;
+        upstream.link.conn.set_tag(stream, NO_CALL);
+        if let Some(code) = reset {
+            upstream.link.conn.reset(stream, code);
+            self.touch(id.into());
+        }
+    }
+
+    /// Names the backend of a call for messages.
+    fn endpoint_of(&self, key: Key) -> String {
+        let endpoint = || {
+            let Place::Sent { upstream, .. } = self.calls.get(key)?.place else {
+                return None;
+            };
+            let pool = self.upstreams.get(upstream.0)?.pool;
+            Some(self.pools.get(pool)?.endpoint.address.to_string())
+        };
+        endpoint().unwrap_or_else(|| "the backend".to_owned())
+    }
+
+    fn note_error(&mut self, key: Key) {
+        if let Some(call) = self.calls.get(key)
+            && let (Some(member), Some(group)) = (call.member, self.groups.get_mut(call.group))
+        {
+            group.picker.note_error(member);
+        }
+    }
+
+    /// GOAWAY: calls go elsewhere from now on; those that it took go on. The connection ends when they have.
+    fn upstream_goes(&mut self, id: UpstreamId, code: ErrorCode, debug: &[u8]) {
+        self.stats.goaways += 1;
+        let Some(upstream) = self.upstreams.get(id.0) else {
+            return;
+        };
+        if code == ErrorCode::ENHANCE_YOUR_CALM && debug.starts_with(b"too_many_pings") {
+            self.slow_pings(upstream.pool);
+        }
+    }
+
+    fn upstream_closed(&mut self, now: Time, id: UpstreamId, code: ErrorCode, reason: CloseReason) {
+        if let CloseReason::Limit(limit) = reason {
+            self.stats.backend_limits[limit as usize] += 1;
+        }
+        let Some(upstream) = self.upstreams.get(id.0) else {
+            return;
+        };
+        let in_order = matches!(reason, CloseReason::Drained | CloseReason::Local)
+            || (reason == CloseReason::Eof && upstream.link.conn.is_going_away());
+        let short_lived = !upstream.is_ready() || now.since(upstream.since) < SHORT_LIFE;
+        let dead = reason == CloseReason::PingTimeout;
+        let why = if code == ErrorCode::NO_ERROR || in_order {
+            format!("ended its connection: {reason}")
+        } else {
+            format!("ended its connection: {code}, {reason}")
+        };
+        if !in_order {
+            self.stats.upstreams_lost += 1;
+        }
+        self.upstream_over(now, id, &why, !in_order && (short_lived || dead));
+        self.close_upstream(now, id);
+    }
+
+    /// The connection carries nothing any more: its calls and those that waited for it go elsewhere.
+    pub(super) fn upstream_over(&mut self, now: Time, id: UpstreamId, why: &str, failed: bool) {
+        let Some(upstream) = self.upstreams.get_mut(id.0) else {
+            return;
+        };
+        let pool_key = upstream.pool;
+        let was_ready = upstream.is_ready();
+        upstream.link.closing = Some(now + CLOSE_PATIENCE);
+        let link = &upstream.link;
+        let streams: Vec<(StreamKey, Tag, bool)> = link
+            .conn
+            .tags()
+            .map(|(stream, tag)| (stream, tag, link.conn.has_left(stream, &link.output)))
+            .collect();
+        let mut member: Option<(Key, MemberKey)> = None;
+        if let Some(pool) = self.pools.get_mut(pool_key) {
+            pool.upstreams.retain(|&other| other != id);
+            let another = pool.upstreams.iter().any(|other| {
+                self.upstreams
+                    .get(other.0)
+                    .is_some_and(|upstream| upstream.is_ready() && upstream.is_live())
+            });
+            if failed && another && !was_ready {
+                // The endpoint is alive: it only takes no further connection.
+                pool.no_dial_before = now + SHORT_LIFE;
+            } else if failed {
+                member = Some((pool.group, pool.member));
+            }
+            if !was_ready {
+                self.stats.dials_failed += u64::from(failed);
+            }
+            if failed && let Some(group) = self.groups.get_mut(pool.group) {
+                group.last_error = format!("{} {why}", pool.endpoint.address);
+            }
+        }
+        if let Some((group, member)) = member
+            && let Some(group) = self.groups.get_mut(group)
+        {
+            group.picker.fail(member, now, &mut self.rng);
+        }
+        for (stream, tag, left) in streams {
+            if let Some(key) = self.call_of_upstream(id, stream, tag) {
+                self.lost(now, key, if left { Loss::Broken } else { Loss::NeverLeft }, why);
+            }
+        }
+        let waits_in_vain = self.pools.get(pool_key).is_some_and(|pool| {
+            let alive = |id: &UpstreamId| {
+                self.upstreams
+                    .get(id.0)
+                    .is_some_and(super::link::Upstream::is_live)
+            };
+            !pool.waiting.is_empty() && !pool.upstreams.iter().any(alive)
+        });
+        if waits_in_vain {
+            self.place_waiting(now, pool_key);
+        }
+        let group = self.pools.get(pool_key).map(|pool| pool.group);
+        self.drop_pool_if_empty(pool_key);
+        if let Some(group) = group {
+            self.drop_group_if_unused(group);
+        }
+    }
+
+    /// Closes the socket when what is left (a GOAWAY) is written.
+    fn close_upstream(&mut self, now: Time, id: UpstreamId) {
+        let Some(upstream) = self.upstreams.get_mut(id.0) else {
+            return;
+        };
+        upstream.link.closing = Some(now + CLOSE_PATIENCE);
+        self.actions.push_back(Action::CloseUpstream {
+            upstream: id,
+            how: How::Graceful,
+        });
+        self.touch(id.into());
+        self.arm(id.into());
+    }
+
+    /// A connection without calls ends in order.
+    pub(super) fn shut_upstream(&mut self, now: Time, id: UpstreamId) {
+        let Some(upstream) = self.upstreams.get_mut(id.0) else {
+            return;
+        };
+        if upstream.link.closing.is_none() && !upstream.link.conn.is_closed() {
+            upstream.link.conn.shutdown(now);
+            let Some(event) = upstream
+                .link
+                .conn
+                .poll_event(now, &mut BytesMut::new(), &mut self.fields)
+            else {
+                return;
+            };
+            self.upstream_event(now, id, event);
+        }
+    }
+
+    /// Ends a connection, or a dial, that nobody waits for any more.
+    pub(super) fn end_upstream(&mut self, id: UpstreamId, how: How) {
+        let Some(upstream) = self.upstreams.get_mut(id.0) else {
+            return;
+        };
+        if upstream.link.closing.is_some() {
+            return;
+        }
+        if let Some(pool) = self.pools.get_mut(upstream.pool) {
+            pool.upstreams.retain(|&other| other != id);
+        }
+        self.actions
+            .push_back(Action::CloseUpstream { upstream: id, how });
+        self.upstreams.remove(id.0);
+    }
+}
