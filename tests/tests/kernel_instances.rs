@@ -301,18 +301,7 @@ fn the_maps_have_types_so_that_bpftool_prints_fields_by_name_and_names_as_text()
     let mut kernel = machine.attached("one");
     let pod = Pod::new();
     steer(&mut kernel, &pod);
-    let dump = |file: &str| {
-        let output = Command::new("bpftool")
-            .args([
-                "map",
-                "dump",
-                "pinned",
-                machine.pin_root.join("current").join(file).to_str().unwrap(),
-            ])
-            .output()
-            .unwrap();
-        String::from_utf8(output.stdout).unwrap()
-    };
+    let dump = |file: &str| machine.dump(file);
     let pods = dump("pods");
     assert!(
         pods.contains(&format!("\"key\": {}", pod.cookie())) && pods.contains("\"name\": \"shop/cart\""),
@@ -341,12 +330,7 @@ fn the_endpoints_that_people_see_are_the_ones_that_there_are() {
         draining,
     };
     let shown = || {
-        let pin = machine.pin_root.join("one/backends");
-        let output = Command::new("bpftool")
-            .args(["map", "dump", "pinned", pin.to_str().unwrap()])
-            .output()
-            .unwrap();
-        let text = String::from_utf8(output.stdout).unwrap();
+        let text = machine.dump("backends");
         (1..=3)
             .filter(|n| text.contains(&format!("\"name\": \"pod-{n}\"")))
             .collect::<Vec<_>>()

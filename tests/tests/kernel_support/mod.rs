@@ -99,6 +99,15 @@ impl Machine {
         self.pin_root.join("current/sockets")
     }
 
+    /// What bpftool shows of a pinned map of the instance that attached last.
+    pub fn dump(&self, file: &str) -> String {
+        let pin = self.pin_root.join("current").join(file);
+        let output = Command::new("bpftool")
+            .args(["map", "dump", "pinned", pin.to_str().unwrap()])
+            .output();
+        String::from_utf8(output.expect("bpftool").stdout).unwrap()
+    }
+
     /// Moves this process there, as if it were a pod's.
     pub fn enter(&self, cgroup: &Path) {
         enter(cgroup);
