@@ -95,12 +95,17 @@ impl Connection {
         }
         self.write_credit(output);
         self.write_resets(now, output, sent);
-        self.open_streams();
+        // New streams and old ones in turn, so that neither starves the other.
         while output.room() > 0 {
-            let Some(key) = self.streams.ready.pop() else {
-                break;
-            };
-            self.turn(key, now, output, sent);
+            let opened = self.open_stream();
+            if let Some(key) = opened {
+                self.turn(key, now, output, sent);
+            }
+            match self.streams.ready.pop() {
+                Some(key) => self.turn(key, now, output, sent),
+                None if opened.is_none() => break,
+                None => {}
+            }
         }
         self.note_backlog();
         self.check_drained();
@@ -246,27 +251,24 @@ impl Connection {
             && self.streams.active() < self.peer.max_concurrent_streams as usize
     }
 
-    /// Gives ids to streams that wait for one, as far as the peer allows; they then take their turn.
-    fn open_streams(&mut self) {
+    /// Gives an id to the stream that waits longest for one, if the peer allows it; its HEADERS leave at once.
+    fn open_stream(&mut self) -> Option<StreamKey> {
         while self.may_open() {
-            let Some(key) = self.streams.opening.pop() else {
-                break;
-            };
-            let Some(stream) = self.streams.get_mut(key) else {
+            let key = self.streams.opening.pop()?;
+            if self.streams.get(key).is_none() {
                 continue;
-            };
-            stream.listed = Listed::No;
-            let id = if self.last_id.is_connection() {
-                Some(StreamId::new(1))
-            } else {
-                self.last_id.next()
-            };
+            }
             // `check_open` counts the ids, so there is one.
-            let Some(id) = id else { break };
+            let id = if self.last_id.is_connection() {
+                StreamId::new(1)
+            } else {
+                self.last_id.next()?
+            };
             self.last_id = id;
             self.streams.assign_id(key, id);
-            self.streams.schedule(key);
+            return Some(key);
         }
+        None
     }
 
     /// One stream's turn: its header sections, and one DATA frame.

@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod interleavings;
 mod limits;
 mod owner;
 mod resets;
