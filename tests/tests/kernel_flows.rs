@@ -1,6 +1,8 @@
 //! `sock_ops` and `sk_msg`: the Service of IPv6 connections, strangers at the listener, and the acceleration that a pod may
 //! opt in to.
 
+#![allow(clippy::unwrap_used)] // what fails here is a test that fails
+
 mod kernel_support;
 
 use std::io::{Read as _, Write as _};
@@ -31,7 +33,7 @@ fn a_process_that_dials_the_listener_by_itself_has_no_service_and_is_counted() {
     let (pod, listeners) = steered_pod(&mut kernel, false);
     let listener = SocketAddr::from((Ipv6Addr::LOCALHOST, LISTENER_PORT));
     let counted = moved(&mut kernel, |_| {
-        pod.socket(listener).connect(&listener.into()).unwrap()
+        pod.socket(listener).connect(&listener.into()).unwrap();
     });
     assert_eq!(counted, [("no_service", 1), ("flow_unknown", 1)]);
     let (_, slot) = listeners.accept(&kernel.identify()).unwrap();

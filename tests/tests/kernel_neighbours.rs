@@ -1,6 +1,8 @@
 //! Other owners' programs at the same hook: before ours, behind ours, above us. None of them is ever put out of effect, and
 //! where attaching would do that, grpclb stays off and says so.
 
+#![allow(clippy::unwrap_used)] // what fails here is a test that fails
+
 mod kernel_support;
 
 use std::fs;
@@ -67,7 +69,7 @@ fn a_load_balancer_above_us_runs_behind_ours_and_we_win() {
     let below = machine.child("kubepods");
     let mut kernel = machine.attached_to(&below, "one");
     let (pod, listeners) = steered_pod(&mut kernel);
-    machine.enter(&below);
+    enter(&below);
     dial(&pod, service4()).unwrap();
     assert_eq!(
         arrival(&pod, &listeners, &kernel.identify()),
@@ -135,7 +137,7 @@ fn a_program_without_multi_above_us_keeps_us_off_and_stays_in_effect() {
         );
 
         let (pod, _listeners) = steered_pod(&mut kernel);
-        machine.enter(&below);
+        enter(&below);
         assert_eq!(
             dial(&pod, service4()).unwrap_err().raw_os_error(),
             Some(nix::libc::EPERM),
@@ -200,7 +202,7 @@ fn the_pods_cgroup_is_taken_where_there_is_one_and_our_listeners_outside_of_it_s
         "we ourselves are no pod"
     );
 
-    machine.enter(&below);
+    enter(&below);
     for service in [service4(), service6()] {
         dial(&pod, service).unwrap();
         assert_eq!(

@@ -1,6 +1,8 @@
 //! The connect hooks: what is steered arrives as its Service with true names, and each reason to leave a connect alone
 //! leaves it exactly as it would have been and is counted.
 
+#![allow(clippy::unwrap_used)] // what fails here is a test that fails
+
 mod kernel_support;
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
@@ -68,8 +70,10 @@ impl World {
     }
 }
 
+type Connect = fn(&Socket, SocketAddr);
+
 /// How an application may come to a connected socket.
-fn ways_to_connect() -> [(&'static str, fn(&Socket, SocketAddr)); 2] {
+fn ways_to_connect() -> [(&'static str, Connect); 2] {
     fn blocking(socket: &Socket, service: SocketAddr) {
         socket.connect(&service.into()).unwrap();
     }
@@ -248,7 +252,7 @@ fn our_own_sockets_are_left_alone() {
     let mut world = World::new();
     for service in [service4(), service6(), service_mapped()] {
         world.left_alone(service, "own_socket", |socket| {
-            socket.set_mark(grpclb_abi::MARK).unwrap()
+            socket.set_mark(grpclb_abi::MARK).unwrap();
         });
     }
 }
@@ -258,7 +262,7 @@ fn a_socket_bound_to_a_device_is_left_alone() {
     let mut world = World::new();
     for service in [service4(), service6(), service_mapped()] {
         world.left_alone(service, "bound_device", |socket| {
-            socket.bind_device(Some(b"lo")).unwrap()
+            socket.bind_device(Some(b"lo")).unwrap();
         });
     }
 }

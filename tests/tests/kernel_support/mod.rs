@@ -2,6 +2,7 @@
 //! and the kernel room attached to that cgroup. Everything goes with the process, however it ends; what a killed run left
 //! (an empty cgroup, pins without an owner) is swept at the next start.
 #![allow(dead_code, unreachable_pub)] // each test binary uses its part of it
+#![allow(clippy::unwrap_used, clippy::unused_self)] // a helper that fails is a test that fails
 
 pub mod program;
 
@@ -36,6 +37,8 @@ pub fn slot() -> Slot {
     Slot::new(0x12_34_56).unwrap()
 }
 
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
 /// One test at a time is in its cgroup, since a process is in one only.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
@@ -51,7 +54,6 @@ impl Machine {
     pub fn new() -> Self {
         let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         assert!(nix::unistd::Uid::effective().is_root(), "kernel tests need root");
-        static NEXT: AtomicU32 = AtomicU32::new(0);
         let root = cgroup_root();
         sweep(&root);
         let name = format!(
@@ -108,11 +110,6 @@ impl Machine {
         String::from_utf8(output.expect("bpftool").stdout).unwrap()
     }
 
-    /// Moves this process there, as if it were a pod's.
-    pub fn enter(&self, cgroup: &Path) {
-        enter(cgroup);
-    }
-
     /// A kernel room, attached to the test's cgroup.
     pub fn attached(&self, instance: &str) -> Kernel {
         self.attached_to(&self.cgroup, instance)
@@ -153,7 +150,8 @@ fn own_cgroup(root: &Path) -> PathBuf {
     root.join(path)
 }
 
-fn enter(cgroup: &Path) {
+/// Moves this process there, as if it were a pod's. [`Machine`] brings it home.
+pub fn enter(cgroup: &Path) {
     fs::write(cgroup.join("cgroup.procs"), "0").expect("root may move itself");
 }
 
