@@ -357,6 +357,14 @@ fn a_peer_that_acknowledged_a_smaller_table_must_begin_by_shrinking_it() {
         Err(Error::MissingTableSizeUpdate { max: 100 })
     );
     assert_eq!(shrunk(&[100, 4096], "3f 45 3f e1 1f 82"), Ok(()));
+    assert_eq!(
+        shrunk(&[100, 200], "3f 46 82"),
+        Err(Error::MissingTableSizeUpdate { max: 100 })
+    );
+    assert_eq!(
+        shrunk(&[200, 100], "3f 46 82"),
+        Err(Error::TableTooLarge { size: 101, max: 100 })
+    );
     // A larger bound asks for nothing, and a table that is small enough already need not shrink again.
     assert_eq!(shrunk(&[8192], "82"), Ok(()));
     let mut ends = Ends::new();
@@ -399,6 +407,13 @@ fn lists_beyond_the_limit_are_cut_and_marked_but_the_table_goes_on() {
     assert_eq!((pairs(&list), list.size()), (lines("a: b\nc: d"), 68));
     assert!(list.oversized());
     assert_eq!(ends.table(), lines("e: f\nc: d\na: b"));
+    // What would fit again after the field that did not is left out as well: no list has a hole.
+    let block = hex("40 01 61 04 62 62 62 62 40 01 63 01 64");
+    ends.decoder
+        .decode(&block, &mut ends.fields, 34, &mut list)
+        .unwrap();
+    assert!(list.is_empty() && list.oversized());
+    ends.decode(&hex("40 01 65 01 66")).unwrap();
     // The list is as good as new for the next block.
     ends.decoder
         .decode(&hex("be"), &mut ends.fields, 34, &mut list)
@@ -451,4 +466,37 @@ fn odd_lengths_of_a_literal_are_made_regular_on_the_way() {
         .decode(&hex(&format!("00 01 61 7f 80 80 80 00 {value}")))
         .unwrap();
     assert_eq!(&ends.encode(&list)[..], hex(&format!("00 01 61 7f 00 {value}")));
+}
+
+#[test]
+fn a_literal_of_what_the_static_table_has_goes_out_as_an_index() {
+    let mut ends = Ends::new();
+    // `:method: POST`, plain and with a name of its own, and `:path: /` Huffman-coded.
+    let list = ends
+        .decode(&hex("40 07 3a6d6574686f64 04 504f5354 44 81 63"))
+        .unwrap();
+    assert_eq!(&ends.encode(&list)[..], hex("83 84"));
+}
+
+#[test]
+fn a_name_stays_known_while_any_entry_has_it() {
+    let mut ends = Ends::new();
+    // Two entries named "a"; a table of two drives the older one out, then the name still has an index.
+    ends.encoder.set_max_table_size(68);
+    ends.encode(&HeaderList::new());
+    for (block, expected) in [
+        ("40 01 61 01 62", "40 01 61 01 62"),
+        ("7e 01 63", "7e 01 63"),
+        ("7f 00 01 64", "7e 01 64"),
+    ] {
+        let list = ends.decode(&hex(block)).unwrap();
+        assert_eq!(&ends.encode(&list)[..], hex(expected));
+    }
+    // Entries of another name drive both out: the name is new again.
+    for block in ["40 01 78 01 79", "7e 01 7a"] {
+        let list = ends.decode(&hex(block)).unwrap();
+        ends.encode(&list);
+    }
+    let list = ends.decode(&hex("40 01 61 01 65")).unwrap();
+    assert_eq!(&ends.encode(&list)[..], hex("40 01 61 01 65"));
 }
