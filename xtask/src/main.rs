@@ -9,6 +9,7 @@ mod demo;
 mod progress;
 mod setup;
 mod test;
+mod tidy;
 mod workspace;
 
 use clap::{Parser, Subcommand};
@@ -34,6 +35,8 @@ enum Command {
     Build(build::Options),
     /// Build the kernel programs alone, with Debian's toolchain or rustup's nightly, whichever is there
     BuildEbpf(build_ebpf::Options),
+    /// Check the rules that no compiler knows: edges, unsafe, file lengths, links (the tables of ARCHITECTURE.md)
+    Tidy,
     /// Install what building and testing need, and say each step
     Setup(setup::Options),
 }
@@ -44,6 +47,7 @@ fn main() -> anyhow::Result<()> {
         Command::Test(options) => test::run(&options),
         Command::Build(options) => build::run(&options),
         Command::BuildEbpf(options) => build_ebpf::run(&options),
+        Command::Tidy => tidy::run(),
         Command::Setup(options) => setup::run(&options),
     }
 }
