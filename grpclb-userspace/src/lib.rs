@@ -5,7 +5,10 @@
 //! `observe` answer questions, `app` wires them together.
 
 pub mod admin;
+pub mod app;
+pub mod cli;
 pub mod control;
+pub mod data;
 pub mod kernel;
 pub mod model;
 pub mod netns;

@@ -1,2 +1,5 @@
-//! Placeholder until the room is built.
-fn main() {}
+//! The binary `grpclb`: everything is in the library, where tests reach it.
+
+fn main() -> std::process::ExitCode {
+    grpclb_userspace::cli::run()
+}

@@ -18,6 +18,14 @@ pub enum ConnId {
     Upstream(UpstreamId),
 }
 
+impl ConnId {
+    /// A small number: no other open connection of its side has the same, later ones may.
+    pub const fn index(self) -> usize {
+        let (Self::Client(ClientId(key)) | Self::Upstream(UpstreamId(key))) = self;
+        key.index() as usize
+    }
+}
+
 /// Something to be done with sockets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {

@@ -11,6 +11,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Runtime;
 use tokio::sync::{Semaphore, watch};
 
 use super::answer::{Port, answer};
@@ -63,16 +64,9 @@ pub(super) fn start(config: &Config, source: Arc<dyn StatusSource>) -> Result<Ad
     if !config.admin.ip().is_loopback() {
         return Err(Error::NotLoopback(config.admin));
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(Error::Thread)?;
-    let mut listeners = vec![(
-        Port::Admin,
-        listen(config.admin, "the admin", "--admin", &runtime)?,
-    )];
+    let mut listeners = vec![(Port::Admin, listen(config.admin, "the admin", "--admin")?)];
     if let Some(address) = config.metrics {
-        listeners.push((Port::Metrics, listen(address, "metrics", "--metrics", &runtime)?));
+        listeners.push((Port::Metrics, listen(address, "metrics", "--metrics")?));
     }
     let bound: Vec<Option<SocketAddr>> = listeners
         .iter()
@@ -80,20 +74,23 @@ pub(super) fn start(config: &Config, source: Arc<dyn StatusSource>) -> Result<Ad
         .collect();
 
     let (stop, stopped) = watch::channel(false);
-    let serve = move || {
-        let mut stopped = stopped;
-        runtime.block_on(async {
-            for (port, listener) in listeners {
-                tokio::spawn(accept(port, listener, Arc::clone(&source)));
-            }
-            // Dropping the runtime ends every task. An error means that `Admin` is gone, which is the same.
-            let _ = stopped.wait_for(|stop| *stop).await;
-        });
+    let (started, starting) = std::sync::mpsc::sync_channel(1);
+    // The runtime lives and dies on its own thread: the caller may be within another one, which must not drop it.
+    let serve = move || match runtime(listeners) {
+        Ok((runtime, listeners)) => {
+            let _ = started.send(Ok(()));
+            runtime.block_on(run(listeners, source, stopped));
+        }
+        Err(error) => {
+            let _ = started.send(Err(error));
+        }
     };
     let thread = std::thread::Builder::new()
         .name("admin".to_owned())
         .spawn(serve)
         .map_err(Error::Thread)?;
+    let ended = || Err(io::Error::other("it ended at once"));
+    starting.recv().unwrap_or_else(|_| ended()).map_err(Error::Thread)?;
     Ok(Admin {
         address: bound.first().copied().flatten().unwrap_or(config.admin),
         metrics: config
@@ -104,22 +101,45 @@ pub(super) fn start(config: &Config, source: Arc<dyn StatusSource>) -> Result<Ad
     })
 }
 
+type Listeners<L> = Vec<(Port, L)>;
+
+fn runtime(listeners: Listeners<std::net::TcpListener>) -> io::Result<(Runtime, Listeners<TcpListener>)> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let guard = runtime.enter();
+    let listeners = listeners
+        .into_iter()
+        .map(|(port, listener)| Ok((port, TcpListener::from_std(listener)?)))
+        .collect::<io::Result<_>>()?;
+    drop(guard);
+    Ok((runtime, listeners))
+}
+
+/// Answers until `stopped`, or until the [`Admin`] that could say so is gone. Dropping the runtime then ends every task.
+async fn run(
+    listeners: Listeners<TcpListener>,
+    source: Arc<dyn StatusSource>,
+    mut stopped: watch::Receiver<bool>,
+) {
+    for (port, listener) in listeners {
+        tokio::spawn(accept(port, listener, Arc::clone(&source)));
+    }
+    let _ = stopped.wait_for(|stop| *stop).await;
+}
+
 /// Opens a port, for this agent alone: while a predecessor has it, `app` tries again. SO_REUSEADDR ignores connections of
 /// the predecessor that are in TIME_WAIT.
 fn listen(
     address: SocketAddr,
     purpose: &'static str,
     option: &'static str,
-    runtime: &tokio::runtime::Runtime,
-) -> Result<TcpListener, Error> {
-    let open = || -> io::Result<TcpListener> {
+) -> Result<std::net::TcpListener, Error> {
+    let open = || -> io::Result<std::net::TcpListener> {
         let domain = socket2::Domain::for_address(address);
         let socket = socket2::Socket::new(domain, socket2::Type::STREAM.nonblocking().cloexec(), None)?;
         socket.set_reuse_address(true)?;
         socket.bind(&address.into())?;
         socket.listen(128)?;
-        let _guard = runtime.enter();
-        TcpListener::from_std(socket.into())
+        Ok(socket.into())
     };
     open().map_err(|cause| Error::Listen {
         address,

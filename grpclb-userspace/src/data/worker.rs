@@ -137,9 +137,7 @@ pub(super) fn start(
 }
 
 async fn run(index: usize, config: Config, budget: Arc<Budget>, mut inbox: mpsc::UnboundedReceiver<Command>) {
-    let splitter_config = Arc::new(grpclb_engine::splitter::Config {
-        node: Arc::clone(&config.node),
-    });
+    let splitter_config = Arc::new(grpclb_engine::splitter::Config::new(Arc::clone(&config.node)));
     let worker = Rc::new(Worker {
         index,
         config,
