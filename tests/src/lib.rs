@@ -1,1 +1,13 @@
-//! Placeholder until the room is built.
+//! The harness of the tests from outside: a node with pods on this machine, a Service address, the agent, and gRPC
+//! clients and servers in four languages.
+//!
+//! Pods are network namespaces that only reach each other and their node; nothing leaves the machine. Everything that a
+//! run makes carries its prefix and goes when its guard drops, on Ctrl-C, and at the latest at the next start.
+//! The harness checks nothing itself: what must hold is said in `tests/` and in the demo.
+
+pub mod agent;
+pub mod cleanup;
+pub mod node;
+pub mod peers;
+pub mod process;
+pub mod service;

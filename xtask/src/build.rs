@@ -21,8 +21,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Builds the agent and returns the path of its binary.
+/// Builds the kernel programs and the agent that embeds them, and returns the path of its binary.
 pub(crate) fn agent() -> Result<PathBuf> {
+    build_ebpf::object()?;
     build_ebpf::object()?;
     let mut command = workspace::cargo();
     progress::run(

@@ -77,7 +77,6 @@ pub(crate) fn run_to_end(label: &str, command: &mut Command) -> Result<Finished>
         status,
         output,
         log,
-        elapsed: started.elapsed(),
     })
 }
 
