@@ -92,6 +92,10 @@ impl HeaderList {
         self.oversized
     }
 
+    pub(super) fn reserve(&mut self, fields: usize) {
+        self.fields.reserve(fields);
+    }
+
     /// Once a field would take the list over `limit` bytes, that one and all after it are left out.
     pub(super) fn push_within(&mut self, limit: u32, field: Rc<Field>, indexing: Indexing) {
         self.oversized |= self.size + field.size() as usize > limit as usize;
