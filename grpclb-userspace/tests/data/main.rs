@@ -2,7 +2,9 @@
 //! themselves, as the connect hooks would make them do. Needs root (entering network namespaces).
 
 mod bytes;
+mod calls;
 mod ends;
+mod h2_peers;
 mod namespaces;
 mod rig;
 mod steering;
