@@ -50,9 +50,6 @@ use watchdog::Beats;
 const RETRY: Duration = Duration::from_secs(10);
 /// How often the admin's ports are tried while a predecessor holds them.
 const PORT_RETRY: Duration = Duration::from_millis(100);
-/// How long the listeners stay at least once nothing new is steered: a SYN that was sent to them and dropped comes again
-/// after 1 s, and once more after 2 s.
-const STRAGGLERS: Duration = Duration::from_secs(3);
 /// Attaching does not wait longer than this for the first probes: a pod that comes later is steered later.
 const FIRST_PODS: Duration = Duration::from_secs(5);
 
@@ -204,7 +201,7 @@ impl<'o> Agent<'o> {
                 let _gone: Result<(), ()> = done.send(());
             }
         }
-        let mut drained = std::pin::pin!(drain(&self.data, self.options.drain_timeout()));
+        let mut drained = std::pin::pin!(self.data.drain(self.options.drain_timeout()));
         loop {
             tokio::select! {
                 ended = &mut drained => {
@@ -337,20 +334,6 @@ impl<'o> Agent<'o> {
             tracing::warn!("not every pod could be tried in time; those that are left follow later");
         }
     }
-}
-
-/// Lets every connection end in order, those included that are still on their way here; true if all ended within `limit`.
-async fn drain(data: &DataPlane, limit: Duration) -> bool {
-    let start = Instant::now();
-    let first = data.drain(limit);
-    let (_, ()) = tokio::join!(first, tokio::time::sleep(STRAGGLERS.min(limit)));
-    // Even with nothing left of the limit, the workers need a moment to say that nothing is left of the connections.
-    data.drain(
-        limit
-            .saturating_sub(start.elapsed())
-            .max(Duration::from_millis(100)),
-    )
-    .await
 }
 
 fn start_data(
