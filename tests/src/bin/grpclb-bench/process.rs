@@ -1,0 +1,93 @@
+//! What a process costs, read from `/proc`: CPU time by mode and resident memory. Sums over all its processes' threads.
+
+use std::fs;
+use std::ops::Sub;
+
+use anyhow::{Context, Result};
+
+/// CPU time used so far, in seconds.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Cpu {
+    pub(crate) user: f64,
+    pub(crate) system: f64,
+}
+
+impl Sub for Cpu {
+    type Output = Self;
+
+    fn sub(self, earlier: Self) -> Self {
+        Self {
+            user: self.user - earlier.user,
+            system: self.system - earlier.system,
+        }
+    }
+}
+
+/// A proxy may be several processes (nginx: master and worker): all that descend from `root` count.
+pub(crate) fn tree(root: u32) -> Vec<u32> {
+    let mut members = vec![root];
+    let mut next = 0;
+    while let Some(&pid) = members.get(next) {
+        next += 1;
+        // Children are listed under the thread that forked them.
+        for task in fs::read_dir(format!("/proc/{pid}/task"))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
+            members.extend(
+                children
+                    .split_whitespace()
+                    .filter_map(|child| child.parse::<u32>().ok()),
+            );
+        }
+    }
+    members
+}
+
+/// Sums over the processes; one that has ended is an error, since its figures are gone with it.
+pub(crate) fn cpu(pids: &[u32]) -> Result<Cpu> {
+    const TICKS_PER_SECOND: f64 = 100.0; // USER_HZ, fixed by the kernel's ABI for /proc
+    let mut sum = Cpu::default();
+    for pid in pids {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))
+            .with_context(|| format!("the proxy's process {pid} has ended"))?;
+        // The command name may hold spaces and parentheses: fields count from the last ')' (proc(5): utime is the 14th).
+        let fields: Vec<&str> = stat
+            .rsplit(')')
+            .next()
+            .unwrap_or_default()
+            .split_whitespace()
+            .collect();
+        let ticks = |at: usize| {
+            fields
+                .get(at)
+                .and_then(|field| field.parse::<f64>().ok())
+                .context("/proc/PID/stat")
+        };
+        sum.user += ticks(11)? / TICKS_PER_SECOND;
+        sum.system += ticks(12)? / TICKS_PER_SECOND;
+    }
+    Ok(sum)
+}
+
+/// Resident memory in KiB (`VmRSS`), summed over the processes.
+pub(crate) fn resident_kib(pids: &[u32]) -> Result<u64> {
+    let mut sum = 0;
+    for pid in pids {
+        let status = fs::read_to_string(format!("/proc/{pid}/status"))
+            .with_context(|| format!("the proxy's process {pid} has ended"))?;
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .context("VmRSS in /proc/PID/status")?;
+        sum += line
+            .trim()
+            .trim_end_matches("kB")
+            .trim()
+            .parse::<u64>()
+            .context("VmRSS")?;
+    }
+    Ok(sum)
+}
