@@ -7,7 +7,8 @@ use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use aya_log_ebpf::{debug, trace};
 use grpclb_abi::{
-    Address, Counter, HEARTBEAT_STALE_NS, LOOPBACK_V6, MARK, Pod, Service, ServiceKey, Steered, mapped_ipv4, pod_flags,
+    Address, Counter, HEARTBEAT_STALE_NS, LOOPBACK_V6, MARK, Pod, Service, ServiceKey, Steered, mapped_ipv4,
+    pod_flags,
 };
 
 use crate::count::count;
@@ -35,7 +36,14 @@ fn finish(ctx: &SockAddrContext, outcome: Result<Steered, Counter>) -> Verdict {
     match outcome {
         Ok(record) => {
             count(Counter::Steered);
-            debug!(ctx, "steered {:i}:{} to {:i}:{}", record.service, record.service_port, record.listener, record.listener_port);
+            debug!(
+                ctx,
+                "steered {:i}:{} to {:i}:{}",
+                record.service,
+                record.service_port,
+                record.listener,
+                record.listener_port
+            );
         }
         Err(reason) => {
             count(reason);
@@ -59,7 +67,13 @@ fn steer<F: Family>(ctx: &SockAddrContext) -> Result<Steered, Counter> {
     // SAFETY: the agent replaces entries whole; an entry read while it is replaced belongs to the same pod.
     let pod = unsafe { PODS.get(netns) }.ok_or(Counter::NotEnabled)?;
     // SAFETY: a context of family F.
-    let key = unsafe { ServiceKey { address: F::address(addr), port: family::port(addr), padding: 0 } };
+    let key = unsafe {
+        ServiceKey {
+            address: F::address(addr),
+            port: family::port(addr),
+            padding: 0,
+        }
+    };
     // SAFETY: as for PODS.
     let service = unsafe { SERVICES.get(key) }.ok_or(Counter::NoService)?;
     // SAFETY: the socket of this context; the verifier knows that it is not null.
@@ -89,8 +103,12 @@ fn steer<F: Family>(ctx: &SockAddrContext) -> Result<Steered, Counter> {
 #[inline(always)]
 fn check_socket(sk: *mut bpf_sock) -> Result<(), Counter> {
     // SAFETY: a context's socket; each field is read by itself.
-    let (mark, device) =
-        unsafe { ((&raw const (*sk).mark).read_volatile(), (&raw const (*sk).bound_dev_if).read_volatile()) };
+    let (mark, device) = unsafe {
+        (
+            (&raw const (*sk).mark).read_volatile(),
+            (&raw const (*sk).bound_dev_if).read_volatile(),
+        )
+    };
     if mark == MARK {
         Err(Counter::OwnSocket)
     } else if device != 0 {
@@ -103,7 +121,9 @@ fn check_socket(sk: *mut bpf_sock) -> Result<(), Counter> {
 /// Whether the pod's worker has beaten lately. A beat from the future is another CPU's, a moment ago.
 #[inline(always)]
 fn is_beating(worker: u32) -> bool {
-    let Some(beat) = HEARTBEATS.get(worker) else { return false };
+    let Some(beat) = HEARTBEATS.get(worker) else {
+        return false;
+    };
     // SAFETY: a helper without arguments.
     let now = unsafe { bpf_ktime_get_ns() };
     // Zero: never beaten. Not fresh for the first half second after boot, where `now` is small.

@@ -124,7 +124,10 @@ macro_rules! flow {
                 let remote = (&raw const (*ctx).remote_ip6).cast::<u32>();
                 ($crate::family::read(local), $crate::family::read(remote))
             } else {
-                (mapped_ipv4(local4.to_ne_bytes()), mapped_ipv4(remote4.to_ne_bytes()))
+                (
+                    mapped_ipv4(local4.to_ne_bytes()),
+                    mapped_ipv4(remote4.to_ne_bytes()),
+                )
             };
             Flow {
                 netns: $netns,

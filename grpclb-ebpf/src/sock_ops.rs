@@ -33,9 +33,13 @@ pub fn grpclb_sockops(ctx: SockOpsContext) -> u32 {
 /// The client's end of a steered connection.
 #[inline(always)]
 fn client_established(ctx: &SockOpsContext) -> Verdict {
-    let Some(sk) = socket(ctx) else { return Verdict::PROCEED };
+    let Some(sk) = socket(ctx) else {
+        return Verdict::PROCEED;
+    };
     // SAFETY: the socket of this context, checked; its record is not written after connect.
-    let Some(record) = (unsafe { storage::get(&STEERED, sk) }) else { return Verdict::PROCEED };
+    let Some(record) = (unsafe { storage::get(&STEERED, sk) }) else {
+        return Verdict::PROCEED;
+    };
     let flow = flow(ctx);
     // A record from an earlier connect of this socket does not count.
     if flow.remote_port != record.listener_port || !same(&flow.remote, &record.listener) {
@@ -44,7 +48,10 @@ fn client_established(ctx: &SockOpsContext) -> Verdict {
     count(Counter::Established);
     let accelerate = record.flags & u32::from(pod_flags::ACCELERATE) != 0;
     if same(&record.listener, &LOOPBACK_V6) || accelerate {
-        let value = Accepted { slot: record.slot, flags: record.flags };
+        let value = Accepted {
+            slot: record.slot,
+            flags: record.flags,
+        };
         if FLOWS.insert(&flow, &value, 0).is_err() {
             count(Counter::FlowLost);
         }
@@ -62,7 +69,9 @@ fn server_established(ctx: &SockOpsContext) -> Verdict {
     if !is_loopback(&flow.local) {
         return Verdict::PROCEED;
     }
-    let Some(sk) = socket(ctx) else { return Verdict::PROCEED };
+    let Some(sk) = socket(ctx) else {
+        return Verdict::PROCEED;
+    };
     let client = Flow {
         netns: flow.netns,
         local: flow.remote,

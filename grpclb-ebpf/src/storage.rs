@@ -15,7 +15,11 @@ use aya_ebpf::helpers::generated::bpf_sk_storage_get;
 #[inline(always)]
 pub unsafe fn get<T>(storage: &'static SkStorage<T>, sk: *mut bpf_sock) -> Option<&'static T> {
     let map = (&raw const *storage).cast_mut().cast::<c_void>();
-    unsafe { bpf_sk_storage_get(map, sk.cast(), core::ptr::null_mut(), 0).cast::<T>().as_ref() }
+    unsafe {
+        bpf_sk_storage_get(map, sk.cast(), core::ptr::null_mut(), 0)
+            .cast::<T>()
+            .as_ref()
+    }
 }
 
 /// Writes the socket's record; false if the kernel has no room for it.

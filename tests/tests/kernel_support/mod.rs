@@ -216,6 +216,7 @@ pub enum Arrival {
 impl Pod {
     pub fn new() -> Self {
         let netns = fresh_netns();
+        ip(&netns, &["link", "set", "lo", "up"]);
         for address in [
             format!("{POD4}/32"),
             format!("{SERVICE4}/32"),
@@ -224,7 +225,16 @@ impl Pod {
         ] {
             ip(&netns, &["addr", "add", &address, "dev", "lo", "nodad"]);
         }
-        ip(&netns, &["link", "set", "lo", "up"]);
+        // The kernel makes IPv6 addresses local in its own time, also without duplicate detection. Then, and not before,
+        // a port on which nobody listens refuses.
+        let is_local = |address: Ipv6Addr| {
+            let socket = Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP)).unwrap();
+            let answer = socket.connect(&SocketAddr::from((address, 9)).into());
+            answer.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+        };
+        wait_until("its IPv6 addresses are local", || {
+            netns.run(|| is_local(POD6) && is_local(SERVICE6)).unwrap()
+        });
         let bind = |address: IpAddr| {
             netns
                 .run(|| TcpListener::bind((address, SERVICE_PORT)).unwrap())
