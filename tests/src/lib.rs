@@ -11,3 +11,4 @@ pub mod node;
 pub mod peers;
 pub mod process;
 pub mod service;
+pub mod stage;
