@@ -205,8 +205,8 @@ fn service_of(service: &ServicePort, known: &Known, data: &DataStatus) -> told::
         slot: slot.map(|slot| slot.get()),
         steered: reason.is_none(),
         reason: reason.map(str::to_owned),
-        connections: 0,
-        opaque: 0,
+        connections: used().map(|used| used.client_connections as u64).sum(),
+        opaque: used().map(|used| used.opaque).sum(),
         endpoints: service
             .endpoints
             .iter()
@@ -234,6 +234,9 @@ fn endpoint_of<'d>(
     };
     let same = |used: &&data::EndpointStatus| used.id == *endpoint.id && used.address == endpoint.address;
     for used in used.flat_map(|service| &service.endpoints).filter(same) {
+        if used.failed {
+            told.state = told::EndpointState::Failed;
+        }
         told.connections += (used.connections + used.opaque) as u64;
         told.streams += used.streams as u64;
         told.calls += used.calls;
@@ -264,7 +267,8 @@ fn counters(data: &DataStatus) -> BTreeMap<String, u64> {
             ("opaque_bytes_from_clients", opaque.bytes_from_clients),
             ("opaque_bytes_to_clients", opaque.bytes_to_clients),
         ];
-        for (name, figure) in own.into_iter().chain(pod.counters.iter().copied()) {
+        let engine = pod.counters.iter().map(|(name, figure)| (name.as_str(), *figure));
+        for (name, figure) in own.into_iter().chain(engine) {
             *totals.entry(name.to_owned()).or_insert(0) += figure;
         }
     }

@@ -58,7 +58,11 @@ async fn serve(pod: Rc<Pod>, stream: TcpStream) {
     let mut first = BytesMut::new();
     let detected = detect(&pod.worker.frames, &stream, declared, &mut first).await;
     {
-        let counters = &mut pod.counters.borrow_mut().accept;
+        let mut counters = pod.counters.borrow_mut();
+        if matches!(detected, Detected::Opaque | Detected::Silent) {
+            *counters.opaque_by_service.entry(slot).or_default() += 1;
+        }
+        let counters = &mut counters.accept;
         match detected {
             Detected::Http2 => counters.http2 += 1,
             Detected::Opaque => counters.opaque += 1,

@@ -1,14 +1,14 @@
 //! One client pod: its splitter, its sockets, its tasks, and how it leaves.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Context;
 use std::time::Duration;
 
 use grpclb_engine::balance::Service;
-use grpclb_engine::splitter::{ServiceKey, Splitter};
+use grpclb_engine::splitter::{ServiceKey, ServiceView, Splitter};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
@@ -16,7 +16,7 @@ use super::accept::accept_loop;
 use super::config::Listeners;
 use super::driver::{self, Driver};
 use super::legs::Legs;
-use super::status::{AcceptCounters, OpaqueCounters, PodStatus};
+use super::status::{AcceptCounters, OpaqueCounters, PodStatus, ServiceStatus};
 use super::worker::{DieOnPanic, Worker};
 use crate::model::{PodId, Protocol};
 use crate::netns::Netns;
@@ -52,6 +52,8 @@ pub(super) struct Counters {
     pub opaque: OpaqueCounters,
     /// Opaque connections that are open.
     pub opaque_open: usize,
+    /// And those of each Service, by its slot, since the start.
+    pub opaque_by_service: HashMap<u32, u64>,
 }
 
 impl Pod {
@@ -177,7 +179,11 @@ impl Pod {
 
     /// For people.
     pub(super) fn status(&self) -> PodStatus {
-        let counters = self.counters.borrow();
+        let (counters, splitter, now) = (self.counters.borrow(), self.splitter.borrow(), self.worker.now());
+        let service = |view: ServiceView| {
+            let opaque = counters.opaque_by_service.get(&view.key.0).copied().unwrap_or(0);
+            ServiceStatus::new(view, opaque)
+        };
         PodStatus {
             pod: self.id.to_string(),
             worker: self.worker.index,
@@ -187,8 +193,8 @@ impl Pod {
             opaque_connections: counters.opaque_open,
             accept: counters.accept,
             opaque: counters.opaque,
-            services: Vec::new(),
-            counters: Vec::new(),
+            services: splitter.describe(now).into_iter().map(service).collect(),
+            counters: splitter.stats().iter().collect(),
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use grpclb_engine::balance::State;
+use grpclb_engine::splitter::{EndpointView, ServiceView};
 use serde::Serialize;
 
 /// One snapshot over all workers.
@@ -26,7 +28,7 @@ pub struct PodStatus {
     pub opaque: OpaqueCounters,
     pub services: Vec<ServiceStatus>,
     /// The engine's totals of this pod, by name (`calls`, `replayed`, a limit that was hit, …).
-    pub counters: Vec<(&'static str, u64)>,
+    pub counters: Vec<(String, u64)>,
 }
 
 /// What became of the connections that a pod's listeners took in; totals since the pod was added.
@@ -67,6 +69,12 @@ pub struct ServiceStatus {
     pub slot: u32,
     pub name: String,
     pub policy: String,
+    /// Open HTTP/2 connections of the pod's clients.
+    pub client_connections: usize,
+    /// Calls that wait for a connection.
+    pub waiting: usize,
+    /// Connections that were relayed byte by byte, since the pod was added.
+    pub opaque: u64,
     pub endpoints: Vec<EndpointStatus>,
 }
 
@@ -76,6 +84,8 @@ pub struct EndpointStatus {
     pub id: String,
     pub address: SocketAddr,
     pub draining: bool,
+    /// It failed, and is out of the pick until its backoff ends.
+    pub failed: bool,
     /// Open HTTP/2 connections.
     pub connections: usize,
     /// Calls in flight.
@@ -86,4 +96,34 @@ pub struct EndpointStatus {
     pub errors: u64,
     /// Opaque connections in flight.
     pub opaque: usize,
+}
+
+impl ServiceStatus {
+    pub(super) fn new(view: ServiceView, opaque: u64) -> Self {
+        Self {
+            slot: view.key.0,
+            name: view.name.to_string(),
+            policy: view.policy.to_string(),
+            client_connections: view.clients,
+            waiting: view.waiting,
+            opaque,
+            endpoints: view.endpoints.iter().map(EndpointStatus::new).collect(),
+        }
+    }
+}
+
+impl EndpointStatus {
+    fn new(view: &EndpointView) -> Self {
+        Self {
+            id: view.endpoint.id.to_string(),
+            address: view.endpoint.address,
+            draining: view.endpoint.state == State::Draining,
+            failed: view.out_for.is_some(),
+            connections: view.connections,
+            streams: view.streams,
+            calls: view.calls,
+            errors: view.errors,
+            opaque: view.opaque as usize,
+        }
+    }
 }
