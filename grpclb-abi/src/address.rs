@@ -12,7 +12,9 @@ pub const LOOPBACK_V6: Address = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1
 #[inline(always)]
 #[allow(clippy::inline_always)] // the kernel programs have no calls to spare
 pub const fn mapped_ipv4(octets: [u8; 4]) -> Address {
-    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, octets[0], octets[1], octets[2], octets[3]]
+    [
+        0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, octets[0], octets[1], octets[2], octets[3],
+    ]
 }
 
 /// Whether this is an IPv4 address in disguise.
@@ -27,7 +29,10 @@ mod tests {
     #[test]
     fn a_mapped_address_is_what_the_standard_library_makes() {
         let octets = [10, 96, 7, 1];
-        assert_eq!(mapped_ipv4(octets), core::net::Ipv4Addr::from(octets).to_ipv6_mapped().octets());
+        assert_eq!(
+            mapped_ipv4(octets),
+            core::net::Ipv4Addr::from(octets).to_ipv6_mapped().octets()
+        );
         assert!(is_mapped_ipv4(&mapped_ipv4(octets)));
     }
 

@@ -91,14 +91,26 @@ mod tests {
     #[test]
     fn an_index_is_the_place_of_its_field() {
         assert_eq!(size_of::<Counters>(), COUNTERS.len() * size_of::<u64>());
-        assert_eq!(core::mem::offset_of!(Counters, steered), Counter::Steered as usize * 8);
-        assert_eq!(core::mem::offset_of!(Counters, stale_heartbeat), Counter::StaleHeartbeat as usize * 8);
-        assert_eq!(core::mem::offset_of!(Counters, not_redirected), Counter::NotRedirected as usize * 8);
+        assert_eq!(
+            core::mem::offset_of!(Counters, steered),
+            Counter::Steered as usize * 8
+        );
+        assert_eq!(
+            core::mem::offset_of!(Counters, stale_heartbeat),
+            Counter::StaleHeartbeat as usize * 8
+        );
+        assert_eq!(
+            core::mem::offset_of!(Counters, not_redirected),
+            Counter::NotRedirected as usize * 8
+        );
     }
 
     #[test]
     fn a_figure_is_found_by_its_counter() {
-        let figures = Counters { no_service: 7, ..Counters::default() };
+        let figures = Counters {
+            no_service: 7,
+            ..Counters::default()
+        };
         assert_eq!(figures.get(Counter::NoService), 7);
         assert_eq!(Counter::NoService.name(), "no_service");
         assert!(COUNTERS.iter().all(|counter| counter.help().ends_with('.')));

@@ -18,8 +18,8 @@ pub use address::{Address, LOOPBACK_V6, is_mapped_ipv4, mapped_ipv4};
 pub use counters::{COUNTERS, Counter, Counters};
 pub use names::{map, program};
 pub use records::{
-    Accepted, Backend, BackendKey, Flow, Instance, Pod, SERVICE_HTTP2, Service, ServiceKey, Steered, TEXT, Text,
-    pod_flags, text, text_bytes,
+    Accepted, Backend, BackendKey, Flow, Instance, Pod, SERVICE_HTTP2, Service, ServiceKey, Steered, TEXT,
+    Text, pod_flags, text, text_bytes,
 };
 pub use slot::{InvalidSlot, Slot};
 

@@ -18,7 +18,11 @@ pub const fn text(text: &str) -> Text {
     }
     let mut i = 0;
     while i < end {
-        out[i] = if bytes[i] < 0x20 { b'?'.cast_signed() } else { bytes[i].cast_signed() };
+        out[i] = if bytes[i] < 0x20 {
+            b'?'.cast_signed()
+        } else {
+            bytes[i].cast_signed()
+        };
         i += 1;
     }
     out
@@ -26,7 +30,9 @@ pub const fn text(text: &str) -> Text {
 
 /// The bytes of a text field, without what follows the first zero.
 pub fn text_bytes(text: &Text) -> impl Iterator<Item = u8> + '_ {
-    text.iter().take_while(|byte| **byte != 0).map(|byte| byte.cast_unsigned())
+    text.iter()
+        .take_while(|byte| **byte != 0)
+        .map(|byte| byte.cast_unsigned())
 }
 
 /// An enabled pod; its key is the cookie of its network namespace (`SO_NETNS_COOKIE`).
@@ -170,15 +176,71 @@ macro_rules! gapless {
     };
 }
 
-gapless!(Pod { source4, source6, worker, port, flags, name } = 104);
-gapless!(ServiceKey { address, port, padding } = 20);
-gapless!(Service { slot, endpoints, flags, name } = 76);
+gapless!(
+    Pod {
+        source4,
+        source6,
+        worker,
+        port,
+        flags,
+        name
+    } = 104
+);
+gapless!(
+    ServiceKey {
+        address,
+        port,
+        padding
+    } = 20
+);
+gapless!(
+    Service {
+        slot,
+        endpoints,
+        flags,
+        name
+    } = 76
+);
 gapless!(BackendKey { slot, index } = 8);
-gapless!(Backend { address, port, draining, weight, name } = 88);
-gapless!(Steered { service, listener, source, service_port, listener_port, slot, flags, padding } = 64);
+gapless!(
+    Backend {
+        address,
+        port,
+        draining,
+        weight,
+        name
+    } = 88
+);
+gapless!(
+    Steered {
+        service,
+        listener,
+        source,
+        service_port,
+        listener_port,
+        slot,
+        flags,
+        padding
+    } = 64
+);
 gapless!(Accepted { slot, flags } = 8);
-gapless!(Flow { netns, local, remote, local_port, remote_port, padding } = 48);
-gapless!(Instance { abi_version, pid, name } = 72);
+gapless!(
+    Flow {
+        netns,
+        local,
+        remote,
+        local_port,
+        remote_port,
+        padding
+    } = 48
+);
+gapless!(
+    Instance {
+        abi_version,
+        pid,
+        name
+    } = 72
+);
 
 #[cfg(test)]
 mod tests {
@@ -191,20 +253,47 @@ mod tests {
     #[test]
     fn version_1_has_this_layout() {
         assert_eq!(crate::ABI_VERSION, 1);
-        assert_eq!((offset_of!(Pod, worker), offset_of!(Pod, port), offset_of!(Pod, flags)), (32, 36, 38));
+        assert_eq!(
+            (
+                offset_of!(Pod, worker),
+                offset_of!(Pod, port),
+                offset_of!(Pod, flags)
+            ),
+            (32, 36, 38)
+        );
         assert_eq!(offset_of!(ServiceKey, port), 16);
-        assert_eq!((offset_of!(Service, slot), offset_of!(Service, endpoints)), (0, 4));
+        assert_eq!(
+            (offset_of!(Service, slot), offset_of!(Service, endpoints)),
+            (0, 4)
+        );
         assert_eq!((offset_of!(Backend, port), offset_of!(Backend, weight)), (16, 20));
-        assert_eq!((offset_of!(Steered, listener), offset_of!(Steered, source)), (16, 32));
-        assert_eq!((offset_of!(Steered, service_port), offset_of!(Steered, slot)), (48, 52));
-        assert_eq!((offset_of!(Flow, local), offset_of!(Flow, remote), offset_of!(Flow, local_port)), (8, 24, 40));
+        assert_eq!(
+            (offset_of!(Steered, listener), offset_of!(Steered, source)),
+            (16, 32)
+        );
+        assert_eq!(
+            (offset_of!(Steered, service_port), offset_of!(Steered, slot)),
+            (48, 52)
+        );
+        assert_eq!(
+            (
+                offset_of!(Flow, local),
+                offset_of!(Flow, remote),
+                offset_of!(Flow, local_port)
+            ),
+            (8, 24, 40)
+        );
     }
 
     #[test]
     fn a_long_name_is_cut_between_characters() {
         let long = "é".repeat(40);
         let kept: std::vec::Vec<u8> = text_bytes(&text(&long)).collect();
-        assert_eq!(kept.len(), 62, "31 characters of two bytes, and at least one zero");
+        assert_eq!(
+            kept.len(),
+            62,
+            "31 characters of two bytes, and at least one zero"
+        );
         assert!(String::from_utf8(kept).unwrap().chars().all(|c| c == 'é'));
     }
 

@@ -27,7 +27,11 @@ impl Slot {
 
     /// The slot with this number, if a Service may have it.
     pub const fn new(number: u32) -> Result<Self, InvalidSlot> {
-        if number < Self::FIRST.0 || number > Self::LAST.0 { Err(InvalidSlot(number)) } else { Ok(Self(number)) }
+        if number < Self::FIRST.0 || number > Self::LAST.0 {
+            Err(InvalidSlot(number))
+        } else {
+            Ok(Self(number))
+        }
     }
 
     /// The number, 24 bits.
@@ -43,15 +47,27 @@ impl Slot {
 
     /// The slot that an accepted connection's local address names: a Service's, or [`Slot::PROBE`] or [`Slot::VERIFY`].
     pub const fn from_ipv4(address: Ipv4Addr) -> Option<Self> {
-        let [127, a, b, c] = address.octets() else { return None };
+        let [127, a, b, c] = address.octets() else {
+            return None;
+        };
         let number = u32::from_be_bytes([0, a, b, c]);
-        if number < Self::FIRST.0 || number > Self::PROBE.0 { None } else { Some(Self(number)) }
+        if number < Self::FIRST.0 || number > Self::PROBE.0 {
+            None
+        } else {
+            Some(Self(number))
+        }
     }
 }
 
 impl core::fmt::Display for InvalidSlot {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "{:#x} is no slot of a Service: {:#x} to {:#x}", self.0, Slot::FIRST.0, Slot::LAST.0)
+        write!(
+            f,
+            "{:#x} is no slot of a Service: {:#x} to {:#x}",
+            self.0,
+            Slot::FIRST.0,
+            Slot::LAST.0
+        )
     }
 }
 
@@ -63,7 +79,13 @@ mod tests {
 
     #[test]
     fn a_slot_survives_its_way_through_the_address() {
-        for slot in [Slot::FIRST, Slot(0x12_34_56), Slot::LAST, Slot::VERIFY, Slot::PROBE] {
+        for slot in [
+            Slot::FIRST,
+            Slot(0x12_34_56),
+            Slot::LAST,
+            Slot::VERIFY,
+            Slot::PROBE,
+        ] {
             assert_eq!(Slot::from_ipv4(slot.to_ipv4()), Some(slot));
         }
         assert_eq!(Slot::FIRST.to_ipv4(), Ipv4Addr::new(127, 1, 0, 0));
@@ -72,14 +94,27 @@ mod tests {
 
     #[test]
     fn addresses_that_people_use_are_no_slots() {
-        for address in [[127, 0, 0, 1], [127, 0, 1, 1], [127, 255, 255, 255], [10, 1, 2, 3]] {
+        for address in [
+            [127, 0, 0, 1],
+            [127, 0, 1, 1],
+            [127, 255, 255, 255],
+            [10, 1, 2, 3],
+        ] {
             assert_eq!(Slot::from_ipv4(address.into()), None, "{address:?}");
         }
     }
 
     #[test]
     fn reserved_numbers_are_not_given_to_services() {
-        for number in [0, 1, 0xff_ff, Slot::VERIFY.0, Slot::PROBE.0, 0xff_ff_ff, 0x0100_0000] {
+        for number in [
+            0,
+            1,
+            0xff_ff,
+            Slot::VERIFY.0,
+            Slot::PROBE.0,
+            0xff_ff_ff,
+            0x0100_0000,
+        ] {
             assert_eq!(Slot::new(number), Err(InvalidSlot(number)));
         }
         assert_eq!(Slot::new(0x01_00_00), Ok(Slot::FIRST));

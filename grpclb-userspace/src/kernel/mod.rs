@@ -34,8 +34,9 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
-use aya::maps::MapError;
+use aya::maps::{MapError, PerCpuValues};
 use aya::programs::{Program, sk_msg::SkMsgLink};
+use aya::util::nr_cpus;
 use grpclb_abi::{self as abi, COUNTERS, Slot, program};
 
 use attach::Links;
@@ -73,6 +74,8 @@ pub struct Kernel {
     backends: HashMap<Slot, u32>,
     programs: Vec<&'static str>,
     state: Attached,
+    /// The counters count from the first attachment on.
+    counted: bool,
     /// What the kernel did not take, for the operator.
     lacking: Vec<String>,
     options: Options,
@@ -134,6 +137,7 @@ impl Kernel {
             backends: HashMap::new(),
             programs: loaded.programs,
             state: Attached::default(),
+            counted: false,
             lacking: loaded.notes,
             options: options.clone(),
             pins,
@@ -154,12 +158,30 @@ impl Kernel {
             standing: &standing,
         })?;
         self.links = Links::attach(&mut self.ebpf, &steps)?;
-        self.state = Attached { cgroup: target.clone(), ipv6, notes, ..Attached::default() };
-        if let Err(error) = self.prove(&target).and_then(|()| self.pins.make_current()) {
+        self.state = Attached {
+            cgroup: target.clone(),
+            ipv6,
+            notes,
+            ..Attached::default()
+        };
+        if let Err(error) = self.settle(&target) {
             self.links = Links::default();
             return Err(error);
         }
         Ok(self.attached())
+    }
+
+    /// What is left to do once the links stand.
+    fn settle(&mut self, target: &Path) -> Result<()> {
+        self.prove(target)?;
+        if !std::mem::replace(&mut self.counted, true) {
+            // The connects of the proof are nobody's business; from here on figures only grow.
+            self.maps
+                .counters
+                .set(0, no_figures()?, 0)
+                .map_err(table("counters"))?;
+        }
+        self.pins.make_current()
     }
 
     /// A connect of our own must be steered; where none can be made, the kernel's list must name our program.
@@ -335,6 +357,17 @@ fn table(table: &'static str) -> impl Fn(MapError) -> Error {
         Error::Load { reason, .. } => Error::Table { table, reason },
         other => other,
     }
+}
+
+/// Zeros for every CPU.
+fn no_figures() -> Result<PerCpuValues<Plain<abi::Counters>>> {
+    let failed = |reason: String| Error::Table {
+        table: "counters",
+        reason,
+    };
+    let cpus = nr_cpus().map_err(|(file, error)| failed(format!("{file}: {error}")))?;
+    PerCpuValues::try_from(vec![Plain(abi::Counters::default()); cpus])
+        .map_err(|error| failed(error.to_string()))
 }
 
 fn absent_is_fine(removed: std::result::Result<(), MapError>) -> std::result::Result<(), MapError> {
