@@ -48,7 +48,9 @@ impl Load {
 
     /// The moving average, if there was a sample.
     pub fn latency(&self) -> Option<Duration> {
-        (self.latency > 0.0).then(|| Duration::from_nanos(self.latency.max(0.0) as u64))
+        Duration::try_from_secs_f64(self.latency / 1e9)
+            .ok()
+            .filter(|latency| !latency.is_zero())
     }
 
     /// Calls in flight for each unit of weight.

@@ -31,15 +31,28 @@ impl MemberKey {
     }
 }
 
-/// What the connections to an endpoint allow at this moment; better ones come first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// What the connections to an endpoint allow at this moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
     /// A connection is up and takes another stream.
     Room,
-    /// No connection is up; one may be dialled, or is being dialled.
+    /// None has room, and one is being dialled.
+    Dialing,
+    /// None has room, and one may be dialled.
     Absent,
     /// All connections that there may be are full: a call has to queue.
     Full,
+}
+
+impl Standing {
+    /// How long a call has to wait: not at all, for a dial, for the end of another call.
+    const fn wait(self) -> u8 {
+        match self {
+            Self::Room => 0,
+            Self::Dialing | Self::Absent => 1,
+            Self::Full => 2,
+        }
+    }
 }
 
 /// The outcome of a pick.
@@ -202,21 +215,27 @@ impl Picker {
             standing: standing(wanted),
             wanted: None,
         };
-        if choice.standing != Standing::Room {
-            for better in [Standing::Room, Standing::Absent] {
-                if better >= choice.standing {
-                    break;
-                }
-                let other = self.choose(now, rng, |key| !avoid.contains(&key) && standing(key) == better);
-                if let Some(member) = other {
-                    choice = Choice {
-                        member,
-                        standing: better,
-                        wanted: Some(wanted),
-                    };
-                    break;
-                }
+        for wait in 0..choice.standing.wait() {
+            let other = self.choose(now, rng, |key| {
+                !avoid.contains(&key) && standing(key).wait() == wait
+            });
+            if let Some(member) = other {
+                choice = Choice {
+                    member,
+                    standing: standing(member),
+                    wanted: Some(wanted),
+                };
+                break;
             }
+        }
+        // One that is dialled already needs no help: another one, then.
+        if choice
+            .wanted
+            .is_some_and(|wanted| standing(wanted) == Standing::Dialing)
+        {
+            choice.wanted = self.choose(now, rng, |key| {
+                !avoid.contains(&key) && standing(key) == Standing::Absent
+            });
         }
         if let Some(member) = self.member_mut(choice.member) {
             member.credit -= total;

@@ -77,7 +77,9 @@ impl Splitter {
             return;
         };
         if what.bytes > 0 {
-            call.pending = call.pending.saturating_sub(u64::from(what.bytes));
+            // What we answered ourselves was never pending.
+            let passed_on = call.pending.min(u64::from(what.bytes));
+            call.pending -= passed_on;
             let place = call.place;
             if let Some(client) = self.clients.get_mut(id.0) {
                 client.data_since_ping = true;
@@ -100,9 +102,9 @@ impl Splitter {
                 if upstream.link.conn.wants_transmit() {
                     self.touch(upstream_id.into());
                 }
-                self.uncharge(upstream_id.into(), u64::from(what.bytes));
+                self.uncharge(upstream_id.into(), passed_on);
             } else {
-                self.share.discharge(what.bytes as usize);
+                self.share.discharge(passed_on as usize);
             }
         }
         if what.end {

@@ -99,7 +99,9 @@ fn standing(pool: Option<&Pool>, upstreams: &Arena<Upstream>, most: usize) -> St
             on_the_way |= !upstream.is_ready();
         }
     }
-    if on_the_way || live < most {
+    if on_the_way {
+        Standing::Dialing
+    } else if live < most {
         Standing::Absent
     } else if stalled {
         Standing::Room

@@ -10,6 +10,7 @@
 
 mod pair;
 mod script;
+mod world;
 
 use std::io::IoSlice;
 use std::rc::Rc;
@@ -22,6 +23,7 @@ use grpclb_engine::hpack::{Fields, HeaderList};
 
 pub use self::pair::Pair;
 pub use self::script::{Script, flags, kinds, raw};
+pub use self::world::{Behaviour, Outcome, SERVICE, World};
 
 /// A connection, its output, the bytes that have arrived for it, and what it told its owner.
 pub struct Side {

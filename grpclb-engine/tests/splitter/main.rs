@@ -1,0 +1,9 @@
+//! The splitter between clients and backends under a virtual clock: each decision of its design with its test.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod calls;
+mod endpoints;
+mod errors;
+mod replay;
