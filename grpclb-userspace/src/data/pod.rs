@@ -180,7 +180,7 @@ impl Pod {
     /// For people.
     pub(super) fn status(&self) -> PodStatus {
         let (counters, splitter, now) = (self.counters.borrow(), self.splitter.borrow(), self.worker.now());
-        let service = |view: ServiceView| {
+        let service = |view: &ServiceView| {
             let opaque = counters.opaque_by_service.get(&view.key.0).copied().unwrap_or(0);
             ServiceStatus::new(view, opaque)
         };
@@ -193,7 +193,7 @@ impl Pod {
             opaque_connections: counters.opaque_open,
             accept: counters.accept,
             opaque: counters.opaque,
-            services: splitter.describe(now).into_iter().map(service).collect(),
+            services: splitter.describe(now).iter().map(service).collect(),
             counters: splitter.stats().iter().collect(),
         }
     }

@@ -99,7 +99,7 @@ pub struct EndpointStatus {
 }
 
 impl ServiceStatus {
-    pub(super) fn new(view: ServiceView, opaque: u64) -> Self {
+    pub(super) fn new(view: &ServiceView, opaque: u64) -> Self {
         Self {
             slot: view.key.0,
             name: view.name.to_string(),

@@ -28,13 +28,23 @@ async fn http1_passes_on_a_port_that_declares_nothing_and_on_one_declared_http2(
         let (listener, address) = backend().await;
         rig.serve(SLOT, protocol, &[address]);
         let mut client = rig.connect(SLOT).await;
-        let request = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\r\n";
+        let request =
+            b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\r\n";
         client.write_all(request).await.expect("written");
         let mut server = accept(&listener).await;
         assert_eq!(read_exactly(&mut server, request.len()).await, request);
-        passes(&mut server, &mut client, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+        passes(
+            &mut server,
+            &mut client,
+            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+        )
+        .await;
         let status = rig.status().await;
-        assert_eq!((status.accept.opaque, status.opaque_connections), (1, 1), "{protocol:?}");
+        assert_eq!(
+            (status.accept.opaque, status.opaque_connections),
+            (1, 1),
+            "{protocol:?}"
+        );
     }
 }
 
@@ -44,7 +54,10 @@ async fn bytes_like_a_tls_handshake_pass_as_they_are() {
     let (listener, address) = backend().await;
     rig.serve(SLOT, Protocol::Http2, &[address]);
     let mut client = rig.connect(SLOT).await;
-    let hello: Vec<u8> = [0x16, 3, 1].into_iter().chain((0..=255).cycle().take(3000)).collect();
+    let hello: Vec<u8> = [0x16, 3, 1]
+        .into_iter()
+        .chain((0..=255).cycle().take(3000))
+        .collect();
     client.write_all(&hello).await.expect("written");
     let mut server = accept(&listener).await;
     assert_eq!(read_exactly(&mut server, hello.len()).await, hello);
@@ -70,7 +83,11 @@ async fn a_server_that_speaks_first_is_heard_after_a_second() {
     let begun = Instant::now();
     let mut client = rig.connect(SLOT).await;
     let mut server = accept(&listener).await;
-    assert!(begun.elapsed() >= Duration::from_millis(950), "dialled after {:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() >= Duration::from_millis(950),
+        "dialled after {:?}",
+        begun.elapsed()
+    );
     passes(&mut server, &mut client, b"220 mail ready\r\n").await;
     passes(&mut client, &mut server, b"EHLO me\r\n").await;
     assert_eq!(rig.status().await.accept.silent, 1);
@@ -83,7 +100,10 @@ async fn a_silent_client_of_a_port_declared_http2_is_not_dialled_for() {
     rig.serve(SLOT, Protocol::Http2, &[address]);
     let mut client = rig.connect(SLOT).await;
     let early = tokio::time::timeout(Duration::from_millis(1500), listener.accept()).await;
-    assert!(early.is_err(), "the backend was dialled for a client that had said nothing");
+    assert!(
+        early.is_err(),
+        "the backend was dialled for a client that had said nothing"
+    );
     client.write_all(b"late, and not HTTP/2").await.expect("written");
     let mut server = accept(&listener).await;
     assert_eq!(read_exactly(&mut server, 20).await, b"late, and not HTTP/2");
@@ -95,11 +115,20 @@ async fn the_client_may_end_its_side_and_still_be_answered() {
     let (mut client, mut server) = opened(&rig, Protocol::Detect).await;
     client.write_all(b"question").await.expect("written");
     client.shutdown().await.expect("shut down");
-    assert_eq!(read_to_end(&mut server).await.expect("an end in order"), b"question");
+    assert_eq!(
+        read_to_end(&mut server).await.expect("an end in order"),
+        b"question"
+    );
     server.write_all(b"answer").await.expect("written");
     drop(server);
-    assert_eq!(read_to_end(&mut client).await.expect("an end in order"), b"answer");
-    rig.until("both ends counted as one orderly end", |pod| pod.opaque.ended == 1 && pod.opaque_connections == 0).await;
+    assert_eq!(
+        read_to_end(&mut client).await.expect("an end in order"),
+        b"answer"
+    );
+    rig.until("both ends counted as one orderly end", |pod| {
+        pod.opaque.ended == 1 && pod.opaque_connections == 0
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -108,10 +137,16 @@ async fn the_server_may_end_its_side_and_still_be_asked() {
     let (mut client, mut server) = opened(&rig, Protocol::Detect).await;
     server.write_all(b"goodbye").await.expect("written");
     server.shutdown().await.expect("shut down");
-    assert_eq!(read_to_end(&mut client).await.expect("an end in order"), b"goodbye");
+    assert_eq!(
+        read_to_end(&mut client).await.expect("an end in order"),
+        b"goodbye"
+    );
     client.write_all(b"one more thing").await.expect("written");
     drop(client);
-    assert_eq!(read_to_end(&mut server).await.expect("an end in order"), b"one more thing");
+    assert_eq!(
+        read_to_end(&mut server).await.expect("an end in order"),
+        b"one more thing"
+    );
 }
 
 #[tokio::test]
@@ -126,7 +161,10 @@ async fn a_refused_dial_is_made_to_another_endpoint_unseen_by_the_client() {
         let mut server = accept(&listener).await;
         assert_eq!(read_exactly(&mut server, 19).await, b"to whoever is there");
     }
-    assert!(rig.status().await.opaque.failed_dials >= 1, "the refusing endpoint was never tried");
+    assert!(
+        rig.status().await.opaque.failed_dials >= 1,
+        "the refusing endpoint was never tried"
+    );
 }
 
 #[tokio::test]
@@ -138,7 +176,10 @@ async fn a_reader_that_stops_stops_the_writer() {
     let mut written = 0;
     while let Ok(result) = tokio::time::timeout(Duration::from_secs(1), server.write(&block)).await {
         written += result.expect("written");
-        assert!(written < FAR_TOO_MUCH, "{written} bytes were taken while nobody read");
+        assert!(
+            written < FAR_TOO_MUCH,
+            "{written} bytes were taken while nobody read"
+        );
     }
     drop(client);
 }
@@ -160,7 +201,9 @@ async fn a_gibibyte_passes_each_way_at_once_byte_for_byte() {
             receive(&mut client_reads, &down, TOTAL),
         )
     };
-    tokio::time::timeout(Duration::from_secs(120), all).await.expect("2 GiB pass within two minutes");
+    tokio::time::timeout(Duration::from_mins(2), all)
+        .await
+        .expect("2 GiB pass within two minutes");
 }
 
 /// A block whose length is a prime: no buffer size of ours divides it, so a lost or doubled piece shows.
@@ -191,7 +234,10 @@ async fn receive(from: &mut ReadHalf<'_>, pattern: &[u8], total: usize) {
         while !bytes.is_empty() {
             let offset = received % pattern.len();
             let piece = bytes.len().min(pattern.len() - offset);
-            assert!(bytes[..piece] == pattern[offset..offset + piece], "wrong bytes after {received}");
+            assert!(
+                bytes[..piece] == pattern[offset..offset + piece],
+                "wrong bytes after {received}"
+            );
             bytes = &bytes[piece..];
             received += piece;
         }

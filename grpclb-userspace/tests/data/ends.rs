@@ -9,7 +9,9 @@ use grpclb_userspace::model::Protocol;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use crate::rig::{Rig, SLOT, accept, address_of, assert_reset, backend, passes, pod, read_exactly, refusing, reset};
+use crate::rig::{
+    Rig, SLOT, accept, address_of, assert_reset, backend, passes, pod, read_exactly, refusing, reset,
+};
 
 async fn opened(rig: &Rig) -> (TcpStream, TcpStream) {
     let (listener, address) = backend().await;
@@ -55,7 +57,9 @@ async fn a_removed_pod_resets_both_sides_and_stops_listening() {
     rig.plane.remove_pod(&pod(), Leave::Reset).await;
     assert_reset(&mut client, "the client").await;
     assert_reset(&mut server, "the server").await;
-    let refused = TcpStream::connect((address_of(SLOT), rig.port)).await.expect_err("nobody listens any more");
+    let refused = TcpStream::connect((address_of(SLOT), rig.port))
+        .await
+        .expect_err("nobody listens any more");
     assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
 }
 
@@ -68,14 +72,19 @@ async fn a_pod_that_drains_ends_with_its_last_connection() {
     assert!(early.is_err(), "the pod went while a connection was open");
     passes(&mut client, &mut server, b"still here").await;
     drop((client, server));
-    tokio::time::timeout(Duration::from_secs(10), gone).await.expect("the pod goes after its last connection");
+    tokio::time::timeout(Duration::from_secs(10), gone)
+        .await
+        .expect("the pod goes after its last connection");
 }
 
 #[tokio::test]
 async fn the_drain_of_the_agent_waits_for_connections_up_to_its_limit() {
     let rig = Rig::start();
     let (client, server) = opened(&rig).await;
-    assert!(!rig.plane.drain(Duration::from_secs(3)).await, "one connection was still open");
+    assert!(
+        !rig.plane.drain(Duration::from_secs(3)).await,
+        "one connection was still open"
+    );
     drop((client, server));
     assert!(rig.plane.drain(Duration::from_secs(10)).await, "none was open");
 }
@@ -101,10 +110,14 @@ async fn kill_9_of_the_relay_is_a_reset_at_both_ends() {
         .spawn()
         .expect("the relay starts");
     let lines = BufReader::new(relay.stdout.take().expect("its output")).lines();
-    let port = lines.map_while(Result::ok).find_map(|line| line.split("listening on ").nth(1)?.trim().parse().ok());
+    let port = lines
+        .map_while(Result::ok)
+        .find_map(|line| line.split("listening on ").nth(1)?.trim().parse().ok());
     let port: u16 = port.expect("the relay says where it listens");
 
-    let mut client = TcpStream::connect((address_of(SLOT), port)).await.expect("accepted");
+    let mut client = TcpStream::connect((address_of(SLOT), port))
+        .await
+        .expect("accepted");
     client.write_all(b"hello").await.expect("written");
     let mut server = accept(&listener).await;
     passes(&mut server, &mut client, b"a part of a long answer").await;

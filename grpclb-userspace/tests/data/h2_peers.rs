@@ -26,8 +26,18 @@ impl Echo {
     pub(crate) async fn start(name: &'static str) -> Self {
         let (listener, address) = backend().await;
         let (connections, calls) = (Arc::default(), Arc::default());
-        let accepting = tokio::spawn(accept(listener, name, Arc::clone(&connections), Arc::clone(&calls)));
-        Self { address, connections, calls, accepting }
+        let accepting = tokio::spawn(accept(
+            listener,
+            name,
+            Arc::clone(&connections),
+            Arc::clone(&calls),
+        ));
+        Self {
+            address,
+            connections,
+            calls,
+            accepting,
+        }
     }
 
     pub(crate) fn calls(&self) -> usize {
@@ -77,7 +87,10 @@ async fn echo(
     mut respond: h2::server::SendResponse<Bytes>,
     name: &'static str,
 ) -> Result<(), h2::Error> {
-    let response = Response::builder().header("backend", name).body(()).expect("a response");
+    let response = Response::builder()
+        .header("backend", name)
+        .body(())
+        .expect("a response");
     let mut to = respond.send_response(response, false)?;
     let mut from = request.into_body();
     while let Some(chunk) = from.data().await {
@@ -119,7 +132,10 @@ impl Client {
             .handshake(stream)
             .await
             .expect("a handshake");
-        Self { requests, connection: tokio::spawn(connection) }
+        Self {
+            requests,
+            connection: tokio::spawn(connection),
+        }
     }
 
     /// One call: the response's head, body and trailers.
@@ -141,10 +157,16 @@ impl Client {
                 body.extend_from_slice(&chunk);
             }
             let trailers = response.body_mut().trailers().await?.unwrap_or_default();
-            Ok(Answer { head: response.map(|_| ()), body, trailers })
+            Ok(Answer {
+                head: response.map(|_| ()),
+                body,
+                trailers,
+            })
         };
         let both = async { tokio::try_join!(sending, receiving) };
-        let ((), answer) = tokio::time::timeout(Duration::from_secs(20), both).await.expect("a call within 20 s")?;
+        let ((), answer) = tokio::time::timeout(Duration::from_secs(20), both)
+            .await
+            .expect("a call within 20 s")?;
         Ok(answer)
     }
 
@@ -171,7 +193,11 @@ pub(crate) struct Answer {
 impl Answer {
     /// Which backend ran the call.
     pub(crate) fn backend(&self) -> &str {
-        self.head.headers().get("backend").and_then(|name| name.to_str().ok()).unwrap_or("none")
+        self.head
+            .headers()
+            .get("backend")
+            .and_then(|name| name.to_str().ok())
+            .unwrap_or("none")
     }
 
     /// The status of a gRPC call, in the trailers or in the head of a trailers-only response.

@@ -36,14 +36,23 @@ impl Namespace {
             })
             .expect("unshare runs");
         let netns = Netns::open(&NetnsRef::Pid(holder.id())).expect("the namespace opens");
-        let namespace = Self { holder, netns: Arc::new(netns) };
+        let namespace = Self {
+            holder,
+            netns: Arc::new(netns),
+        };
         namespace.ip(&["link", "set", "lo", "up"]);
         namespace
     }
 
     /// Runs `ip` within the namespace; whether it succeeded.
     fn try_ip(&self, arguments: &[&str]) -> bool {
-        let run = || Command::new("ip").args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        let run = || {
+            Command::new("ip")
+                .args(arguments)
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .status()
+        };
         self.netns.run(run).expect("entered").expect("ip runs").success()
     }
 
@@ -64,7 +73,11 @@ impl Namespace {
     }
 
     async fn connect(&self, to: SocketAddr) -> TcpStream {
-        let socket = self.netns.run(TcpSocket::new_v4).expect("entered").expect("a socket");
+        let socket = self
+            .netns
+            .run(TcpSocket::new_v4)
+            .expect("entered")
+            .expect("a socket");
         socket.connect(to).await.expect("connected")
     }
 }
@@ -80,7 +93,9 @@ impl Drop for Namespace {
 fn node_and_pod() -> (Namespace, Namespace) {
     let (node, pod) = (Namespace::new(), Namespace::new());
     let pid = pod.holder.id().to_string();
-    node.ip(&["link", "add", "to-pod", "type", "veth", "peer", "name", "eth0", "netns", &pid]);
+    node.ip(&[
+        "link", "add", "to-pod", "type", "veth", "peer", "name", "eth0", "netns", &pid,
+    ]);
     node.ip(&["addr", "add", &format!("{NODE}/24"), "dev", "to-pod"]);
     node.ip(&["link", "set", "to-pod", "up"]);
     pod.ip(&["addr", "add", &format!("{POD}/24"), "dev", "eth0"]);
@@ -93,10 +108,16 @@ async fn the_backend_sees_the_pods_address_and_a_removed_pods_namespace_is_freed
     let (node, mut client_pod) = node_and_pod();
     let backend = TcpListener::from_std(node.listen(NODE)).expect("a backend");
     let plane = DataPlane::start(&config(1)).expect("started");
-    plane.set_service(SLOT, &service(Protocol::Detect, &[backend.local_addr().expect("its address")]));
+    plane.set_service(
+        SLOT,
+        &service(Protocol::Detect, &[backend.local_addr().expect("its address")]),
+    );
     let listener = client_pod.listen(Ipv4Addr::UNSPECIFIED);
     let port = listener.local_addr().expect("its address").port();
-    let listeners = Listeners { v4: listener, v6: None };
+    let listeners = Listeners {
+        v4: listener,
+        v6: None,
+    };
     plane.add_pod(pod(), Arc::clone(&client_pod.netns), listeners, false);
 
     let mut client = client_pod.connect((address_of(SLOT), port).into()).await;
@@ -111,7 +132,10 @@ async fn the_backend_sees_the_pods_address_and_a_removed_pods_namespace_is_freed
     drop(client);
     client_pod.kill();
     plane.remove_pod(&pod(), Leave::Reset).await;
-    assert!(node.try_ip(&["link", "show", "to-pod"]), "the pod's end of the veth is still held by this test");
+    assert!(
+        node.try_ip(&["link", "show", "to-pod"]),
+        "the pod's end of the veth is still held by this test"
+    );
     drop(client_pod);
 
     // The veth goes with the namespace, and the namespace with the last socket in it.
@@ -120,5 +144,7 @@ async fn the_backend_sees_the_pods_address_and_a_removed_pods_namespace_is_freed
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), freed).await.expect("the namespace is freed within 10 s");
+    tokio::time::timeout(Duration::from_secs(10), freed)
+        .await
+        .expect("the namespace is freed within 10 s");
 }

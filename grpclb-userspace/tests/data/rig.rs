@@ -33,7 +33,15 @@ impl Rig {
         let listener = std::net::TcpListener::bind("0.0.0.0:0").expect("a listener");
         let port = listener.local_addr().expect("its address").port();
         let netns = Arc::new(Netns::open(&NetnsRef::Host).expect("root opens its own namespace"));
-        plane.add_pod(pod(), netns, Listeners { v4: listener, v6: None }, false);
+        plane.add_pod(
+            pod(),
+            netns,
+            Listeners {
+                v4: listener,
+                v6: None,
+            },
+            false,
+        );
         Self { plane, port }
     }
 
@@ -44,14 +52,20 @@ impl Rig {
 
     /// A client's connection to the Service of `slot`.
     pub(crate) async fn connect(&self, slot: u32) -> TcpStream {
-        let stream = TcpStream::connect((address_of(slot), self.port)).await.expect("the listener accepts");
+        let stream = TcpStream::connect((address_of(slot), self.port))
+            .await
+            .expect("the listener accepts");
         stream.set_nodelay(true).expect("nodelay");
         stream
     }
 
     pub(crate) async fn status(&self) -> PodStatus {
         let status = self.plane.status().await;
-        status.pods.into_iter().find(|status| status.pod == *pod()).expect("the pod is there")
+        status
+            .pods
+            .into_iter()
+            .find(|status| status.pod == *pod())
+            .expect("the pod is there")
     }
 
     /// Waits until the pod's status is as it should be.
@@ -61,7 +75,10 @@ impl Rig {
                 tokio::task::yield_now().await;
             }
         };
-        if tokio::time::timeout(Duration::from_secs(10), waiting).await.is_err() {
+        if tokio::time::timeout(Duration::from_secs(10), waiting)
+            .await
+            .is_err()
+        {
             panic!("not within 10 s: {what}; {:#?}", self.status().await);
         }
     }
@@ -117,7 +134,10 @@ pub(crate) async fn backend() -> (TcpListener, SocketAddr) {
 
 pub(crate) async fn accept(listener: &TcpListener) -> TcpStream {
     let accepted = tokio::time::timeout(Duration::from_secs(10), listener.accept()).await;
-    accepted.expect("the backend is dialled within 10 s").expect("accept").0
+    accepted
+        .expect("the backend is dialled within 10 s")
+        .expect("accept")
+        .0
 }
 
 /// An address where nobody listens: connects are refused.
@@ -128,7 +148,10 @@ pub(crate) fn refusing() -> SocketAddr {
 
 /// Ends the connection by a reset.
 pub(crate) fn reset(stream: TcpStream) {
-    socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("linger");
+    socket2::SockRef::from(&stream)
+        .set_linger(Some(Duration::ZERO))
+        .expect("linger");
+    drop(stream);
 }
 
 pub(crate) async fn read_exactly(stream: &mut TcpStream, length: usize) -> Vec<u8> {
@@ -141,12 +164,16 @@ pub(crate) async fn read_exactly(stream: &mut TcpStream, length: usize) -> Vec<u
 /// What reading to the end gives.
 pub(crate) async fn read_to_end(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut bytes)).await.expect("ends within 10 s")?;
+    tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut bytes))
+        .await
+        .expect("ends within 10 s")?;
     Ok(bytes)
 }
 
 pub(crate) async fn assert_reset(stream: &mut TcpStream, whose: &str) {
-    let error = read_to_end(stream).await.expect_err(&format!("{whose} must see a reset, not an end of stream"));
+    let error = read_to_end(stream)
+        .await
+        .expect_err(&format!("{whose} must see a reset, not an end of stream"));
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{whose}");
 }
 

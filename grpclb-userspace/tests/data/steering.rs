@@ -3,13 +3,18 @@
 use grpclb_userspace::model::Protocol;
 use tokio::io::AsyncWriteExt;
 
-use crate::rig::{PROBE, Rig, SLOT, TOKEN, accept, assert_refused_slot, backend, passes, read_exactly, read_to_end};
+use crate::rig::{
+    PROBE, Rig, SLOT, TOKEN, accept, assert_refused_slot, backend, passes, read_exactly, read_to_end,
+};
 
 #[tokio::test]
 async fn the_probe_is_answered_with_the_token_and_a_clean_end() {
     let rig = Rig::start();
     let mut probe = rig.connect(PROBE).await;
-    assert_eq!(read_to_end(&mut probe).await.expect("a clean end"), TOKEN.as_bytes());
+    assert_eq!(
+        read_to_end(&mut probe).await.expect("a clean end"),
+        TOKEN.as_bytes()
+    );
     assert_eq!(rig.status().await.accept.probes, 1);
 }
 
@@ -82,5 +87,8 @@ async fn a_thousand_connections_are_relayed_at_once() {
         passes(client, server, b"ping").await;
     }
     drop(pairs);
-    rig.until("all have ended", |pod| pod.opaque_connections == 0 && pod.opaque.ended == 1000).await;
+    rig.until("all have ended", |pod| {
+        pod.opaque_connections == 0 && pod.opaque.ended == 1000
+    })
+    .await;
 }
