@@ -64,7 +64,10 @@ struct Tree {
 
 impl Tree {
     fn open() -> Result<Self> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask lies in the workspace")?.to_owned();
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .parent()
+            .context("xtask lies in the workspace")?
+            .to_owned();
         let listed = Command::new("git")
             .args(["ls-files", "--cached", "--others", "--exclude-standard"])
             .current_dir(&root)
@@ -73,7 +76,10 @@ impl Tree {
         if !listed.status.success() {
             bail!("git ls-files: {}", String::from_utf8_lossy(&listed.stderr).trim());
         }
-        let mut files: Vec<String> = String::from_utf8(listed.stdout)?.lines().map(str::to_owned).collect();
+        let mut files: Vec<String> = String::from_utf8(listed.stdout)?
+            .lines()
+            .map(str::to_owned)
+            .collect();
         // Deleted, and not yet told to git.
         files.retain(|file| root.join(file).is_file());
         files.sort();
@@ -87,6 +93,9 @@ impl Tree {
 
     /// The files with this ending.
     fn with_ending<'t>(&'t self, ending: &'t str) -> impl Iterator<Item = &'t str> {
-        self.files.iter().map(String::as_str).filter(move |file| file.ends_with(ending))
+        self.files
+            .iter()
+            .map(String::as_str)
+            .filter(move |file| file.ends_with(ending))
     }
 }

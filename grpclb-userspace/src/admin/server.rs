@@ -90,7 +90,10 @@ pub(super) fn start(config: &Config, source: Arc<dyn StatusSource>) -> Result<Ad
         .spawn(serve)
         .map_err(Error::Thread)?;
     let ended = || Err(io::Error::other("it ended at once"));
-    starting.recv().unwrap_or_else(|_| ended()).map_err(Error::Thread)?;
+    starting
+        .recv()
+        .unwrap_or_else(|_| ended())
+        .map_err(Error::Thread)?;
     Ok(Admin {
         address: bound.first().copied().flatten().unwrap_or(config.admin),
         metrics: config
@@ -104,7 +107,9 @@ pub(super) fn start(config: &Config, source: Arc<dyn StatusSource>) -> Result<Ad
 type Listeners<L> = Vec<(Port, L)>;
 
 fn runtime(listeners: Listeners<std::net::TcpListener>) -> io::Result<(Runtime, Listeners<TcpListener>)> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let guard = runtime.enter();
     let listeners = listeners
         .into_iter()
@@ -126,8 +131,8 @@ async fn run(
     let _ = stopped.wait_for(|stop| *stop).await;
 }
 
-/// Opens a port, for this agent alone: while a predecessor has it, `app` tries again. SO_REUSEADDR ignores connections of
-/// the predecessor that are in TIME_WAIT.
+/// Opens a port, for this agent alone: while a predecessor has it, `app` tries again. `SO_REUSEADDR` ignores connections of
+/// the predecessor that are in `TIME_WAIT`.
 fn listen(
     address: SocketAddr,
     purpose: &'static str,

@@ -25,11 +25,25 @@ impl StatusSource for Fixed {
 const ANY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 fn serve(status: Option<Status>) -> Admin {
-    start(&Config { admin: ANY, metrics: Some(ANY) }, Arc::new(Fixed(status))).unwrap()
+    start(
+        &Config {
+            admin: ANY,
+            metrics: Some(ANY),
+        },
+        Arc::new(Fixed(status)),
+    )
+    .unwrap()
 }
 
 fn ready() -> Status {
-    Status { node: "n".to_owned(), readiness: Readiness { ready: true, reasons: Vec::new() }, ..Status::default() }
+    Status {
+        node: "n".to_owned(),
+        readiness: Readiness {
+            ready: true,
+            reasons: Vec::new(),
+        },
+        ..Status::default()
+    }
 }
 
 fn dial(address: SocketAddr) -> socket2::Socket {
@@ -50,7 +64,10 @@ fn send(address: SocketAddr, request: &str) -> String {
 
 /// Asks for a page; the status line, the head's other lines in lower case, and the body.
 fn ask(address: SocketAddr, method: &str, path: &str) -> (String, String, String) {
-    let answer = send(address, &format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"));
+    let answer = send(
+        address,
+        &format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"),
+    );
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     let (status, head) = head.split_once("\r\n").unwrap();
     (status.to_owned(), head.to_lowercase(), body.to_owned())
@@ -70,7 +87,13 @@ fn readiness_is_200_or_503_with_every_reason() {
     let admin = serve(Some(ready()));
     assert_eq!(ask(admin.address(), "GET", "/readyz").0, "HTTP/1.1 200 OK");
     let reasons = vec!["no BTF".to_owned(), "pod a waits".to_owned()];
-    let admin = serve(Some(Status { readiness: Readiness { ready: false, reasons }, ..ready() }));
+    let admin = serve(Some(Status {
+        readiness: Readiness {
+            ready: false,
+            reasons,
+        },
+        ..ready()
+    }));
     let (status, _, body) = ask(admin.address(), "GET", "/readyz");
     assert_eq!(status, "HTTP/1.1 503 Service Unavailable");
     assert_eq!(body, "not ready\nno BTF\npod a waits\n");
@@ -102,7 +125,10 @@ fn nothing_can_be_changed_and_unknown_pages_say_what_there_is() {
     }
     let (status, _, body) = ask(admin.address(), "GET", "/quit");
     assert_eq!(status, "HTTP/1.1 404 Not Found");
-    assert_eq!(body, "no such page; there is /status, /readyz, /livez and /metrics\n");
+    assert_eq!(
+        body,
+        "no such page; there is /status, /readyz, /livez and /metrics\n"
+    );
 }
 
 #[test]
@@ -137,7 +163,10 @@ fn a_slow_client_is_cut_off_and_keeps_nobody_waiting() {
 #[test]
 fn a_head_that_is_too_large_or_no_http_is_refused() {
     let admin = serve(Some(ready()));
-    let large = format!("GET /livez HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n", "y".repeat(20_000));
+    let large = format!(
+        "GET /livez HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n",
+        "y".repeat(20_000)
+    );
     assert!(send_leniently(admin.address(), &large).starts_with("HTTP/1.1 431"));
     let many = format!("GET /livez HTTP/1.1\r\nhost: x\r\n{}\r\n", "x: y\r\n".repeat(100));
     assert!(send_leniently(admin.address(), &many).starts_with("HTTP/1.1 431"));
@@ -166,7 +195,10 @@ fn more_clients_than_are_served_at_a_time_wait_and_are_served() {
 #[test]
 fn the_admin_is_for_this_machine_alone() {
     let everywhere = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
-    let config = Config { admin: everywhere, metrics: None };
+    let config = Config {
+        admin: everywhere,
+        metrics: None,
+    };
     let error = start(&config, Arc::new(Fixed(None))).unwrap_err();
     assert!(error.to_string().contains("not a loopback address"), "{error}");
 }
@@ -174,9 +206,15 @@ fn the_admin_is_for_this_machine_alone() {
 #[test]
 fn a_port_that_is_taken_is_an_error_that_names_the_option_and_is_free_when_its_owner_ends() {
     let first = serve(Some(ready()));
-    let config = Config { admin: ANY, metrics: Some(first.address()) };
+    let config = Config {
+        admin: ANY,
+        metrics: Some(first.address()),
+    };
     let error = start(&config, Arc::new(Fixed(None))).unwrap_err().to_string();
-    assert!(error.contains(&first.address().to_string()) && error.contains("--metrics"), "{error}");
+    assert!(
+        error.contains(&first.address().to_string()) && error.contains("--metrics"),
+        "{error}"
+    );
     assert_eq!(ask(first.address(), "GET", "/livez").0, "HTTP/1.1 200 OK");
     drop(first);
     start(&config, Arc::new(Fixed(None))).unwrap();

@@ -28,7 +28,10 @@ pub(super) fn run(options: &Options) -> Exit {
         ("run files", &options.run_dir, app::sweep),
     ] {
         for instance in sweep(directory) {
-            report.push(format!("removed the {what} of {instance}, which is dead, from {}", directory.display()));
+            report.push(format!(
+                "removed the {what} of {instance}, which is dead, from {}",
+                directory.display()
+            ));
         }
         match rest(directory) {
             Ok(rest) if rest.is_empty() => {
@@ -37,7 +40,11 @@ pub(super) fn run(options: &Options) -> Exit {
                     report.push(format!("removed {}", directory.display()));
                 }
             }
-            Ok(rest) => report.push(format!("left alone in {}: {}", directory.display(), rest.join(", "))),
+            Ok(rest) => report.push(format!(
+                "left alone in {}: {}",
+                directory.display(),
+                rest.join(", ")
+            )),
             Err(error) => {
                 super::complain(&format!("cannot look into {}: {error}", directory.display()));
                 exit = Exit::Failed;

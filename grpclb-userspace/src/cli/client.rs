@@ -20,10 +20,13 @@ const MAX_BYTES: usize = 64 << 20;
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
     #[error(
-        "no agent answers at {address}: is it running? ({cause}) Another address is given with --admin, the same as at \
+        "no agent answers at {address} ({cause}): is it running? Where it answers is said with --admin, here as at \
          `grpclb agent`"
     )]
-    Unreachable { address: SocketAddr, cause: std::io::Error },
+    Unreachable {
+        address: SocketAddr,
+        cause: std::io::Error,
+    },
     #[error("the agent at {0} did not answer within {secs} s: it is stuck, or not grpclb", secs = TIMEOUT.as_secs())]
     Timeout(SocketAddr),
     #[error("{address} does not answer like grpclb's admin port: {cause}")]
@@ -32,7 +35,9 @@ pub(super) enum Error {
 
 /// The status of the agent at `address`.
 pub(super) async fn status(address: SocketAddr) -> Result<Status, Error> {
-    tokio::time::timeout(TIMEOUT, ask(address)).await.unwrap_or(Err(Error::Timeout(address)))
+    tokio::time::timeout(TIMEOUT, ask(address))
+        .await
+        .unwrap_or(Err(Error::Timeout(address)))
 }
 
 async fn ask(address: SocketAddr) -> Result<Status, Error> {
@@ -49,13 +54,21 @@ async fn ask(address: SocketAddr) -> Result<Status, Error> {
         .header(HOST, address.to_string())
         .body(Empty::<Bytes>::new())
         .map_err(|error| strange(error.to_string()))?;
-    let response = sender.send_request(request).await.map_err(|error| strange(error.to_string()))?;
+    let response = sender
+        .send_request(request)
+        .await
+        .map_err(|error| strange(error.to_string()))?;
     let status = response.status();
-    let body =
-        Limited::new(response.into_body(), MAX_BYTES).collect().await.map_err(|error| strange(error.to_string()))?;
+    let body = Limited::new(response.into_body(), MAX_BYTES)
+        .collect()
+        .await
+        .map_err(|error| strange(error.to_string()))?;
     let body = body.to_bytes();
     if !status.is_success() {
-        return Err(strange(format!("{status}: {}", String::from_utf8_lossy(&body).trim())));
+        return Err(strange(format!(
+            "{status}: {}",
+            String::from_utf8_lossy(&body).trim()
+        )));
     }
     serde_json::from_slice(&body).map_err(|error| strange(error.to_string()))
 }

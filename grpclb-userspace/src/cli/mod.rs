@@ -37,7 +37,10 @@ impl Exit {
     /// Every status with its meaning, for the documentation.
     pub const ALL: [(Self, &'static str); 5] = [
         (Self::Success, "done; or the answer is yes"),
-        (Self::No, "the answer is no: the configuration is invalid, this machine lacks something, the agent is not ready"),
+        (
+            Self::No,
+            "the answer is no: the configuration is invalid, this machine lacks something, the agent is not ready",
+        ),
         (Self::Usage, "the command line is wrong"),
         (Self::Unreachable, "no agent answers at the admin address"),
         (Self::Failed, "it was tried and failed; the message says what"),
@@ -52,7 +55,12 @@ impl From<Exit> for ExitCode {
 
 /// Gives every gRPC call that this node's pods make to a Service a backend of its own.
 #[derive(Debug, Parser)]
-#[command(name = "grpclb", version, disable_help_subcommand = true, arg_required_else_help = true)]
+#[command(
+    name = "grpclb",
+    version,
+    disable_help_subcommand = true,
+    arg_required_else_help = true
+)]
 struct CommandLine {
     #[command(subcommand)]
     command: Command,
@@ -94,6 +102,11 @@ pub fn run() -> ExitCode {
     exit.into()
 }
 
+/// All commands and their flags, for the test that holds docs/configuration.md to them.
+pub fn command() -> clap::Command {
+    <CommandLine as clap::CommandFactory>::command()
+}
+
 /// `grpclb agent`. What is wrong with a configuration is printed as it is, so that editors and terminals find
 /// `file:line:column:` at the beginning of each line.
 fn agent(options: &app::Options) -> ExitCode {
@@ -101,17 +114,22 @@ fn agent(options: &app::Options) -> ExitCode {
         Ok(exit) => return exit,
         Err(error) => error,
     };
-    let problems = match (error.downcast_ref::<file::Error>(), error.downcast_ref::<control::Error>()) {
-        (Some(file::Error::Invalid(problems)), _) => Some(problems),
-        (_, Some(control::Error::File(file::Error::Invalid(problems)))) => Some(problems),
+    let file = match (
+        error.downcast_ref::<file::Error>(),
+        error.downcast_ref::<control::Error>(),
+    ) {
+        (Some(error), _) | (_, Some(control::Error::File(error))) => Some(error),
         _ => None,
     };
-    let Some(problems) = problems else {
-        complain(&format!("{error:#}"));
-        return Exit::Failed.into();
-    };
-    print_error(&format!("{problems}\n"));
-    Exit::No.into()
+    match file {
+        Some(file::Error::Invalid(problems)) => print_error(&format!("{problems}\n")),
+        _ => complain(&format!("{error:#}")),
+    }
+    if file.is_some() {
+        Exit::No.into()
+    } else {
+        Exit::Failed.into()
+    }
 }
 
 /// `grpclb check`.
@@ -121,7 +139,8 @@ fn check_machine(options: &CheckOptions) -> Exit {
     if options.json {
         return print_json(&report, exit);
     }
-    print(&kernel::check::table(&report, colours()), exit)
+    let table = kernel::check::table(&report, colours());
+    print(&format!("{}\n", table.trim_end()), exit)
 }
 
 /// Whether standard output is a terminal that wants colours (<https://no-color.org>).

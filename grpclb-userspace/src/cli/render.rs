@@ -33,37 +33,50 @@ impl Draw {
             Phase::Draining => "draining",
         };
         let age = duration(status.uptime_seconds);
-        line(text, &format!("grpclb {} on {}, {phase} for {age}", status.version, status.node));
+        line(
+            text,
+            &format!("grpclb {} on {}, {phase} for {age}", status.version, status.node),
+        );
         if status.readiness.ready {
-            self.fact(text, "ready", &self.paint("yes", Color::Green));
+            fact(text, "ready", &self.paint("yes", Color::Green));
         } else {
-            self.fact(text, "ready", &self.paint("no", Color::Red));
+            fact(text, "ready", &self.paint("no", Color::Red));
             for reason in &status.readiness.reasons {
-                self.fact(text, "", reason);
+                fact(text, "", reason);
             }
         }
         let source = &status.source;
         let read = format!("{}, read {} ago", source.name, duration(source.age_seconds));
-        self.fact(text, "source", &read);
+        fact(text, "source", &read);
         if let Some(error) = &source.error {
-            self.fact(text, "", &self.paint("a newer state is broken, this one stays in use:", Color::Red));
+            fact(
+                text,
+                "",
+                &self.paint("a newer state is broken, this one stays in use:", Color::Red),
+            );
             for part in error.lines() {
-                self.fact(text, "", part);
+                fact(text, "", part);
             }
         }
         match &status.kernel.cgroup {
-            Some(cgroup) => self.fact(text, "kernel", &format!("attached to {cgroup}")),
-            None => self.fact(text, "kernel", &self.paint("not attached: nothing is steered", Color::Red)),
+            Some(cgroup) => fact(text, "kernel", &format!("attached to {cgroup}")),
+            None => fact(
+                text,
+                "kernel",
+                &self.paint("not attached: nothing is steered", Color::Red),
+            ),
         }
         if let Some(error) = &status.kernel.error {
-            self.fact(text, "", error);
+            fact(text, "", error);
         }
         if !status.kernel.pins.is_empty() {
-            self.fact(text, "maps", &status.kernel.pins);
+            fact(text, "maps", &status.kernel.pins);
         }
         let process = &status.process;
-        let sockets = process.socket_bytes.map_or(String::new(), |bytes| format!(" + {} in sockets", size(bytes)));
-        self.fact(
+        let sockets = process
+            .socket_bytes
+            .map_or(String::new(), |bytes| format!(" + {} in sockets", size(bytes)));
+        fact(
             text,
             "process",
             &format!(
@@ -82,7 +95,16 @@ impl Draw {
             line(text, "  none is enabled");
             return;
         }
-        let mut table = self.table(&["pod", "namespace", "state", "listener", "worker", "clients", "upstreams", "calls"]);
+        let mut table = self.table(&[
+            "pod",
+            "namespace",
+            "state",
+            "listener",
+            "worker",
+            "clients",
+            "upstreams",
+            "calls",
+        ]);
         right(&mut table, &[3, 4, 5, 6, 7]);
         for pod in pods {
             let colour = match pod.state {
@@ -131,7 +153,9 @@ impl Draw {
         } else {
             self.paint("not steered", Color::Yellow)
         };
-        let slot = service.slot.map_or(String::new(), |slot| format!(", slot {slot}"));
+        let slot = service
+            .slot
+            .map_or(String::new(), |slot| format!(", slot {slot}"));
         line(
             text,
             &format!(
@@ -144,7 +168,13 @@ impl Draw {
             ),
         );
         if service.opaque > 0 {
-            line(text, &format!("    {} connections were not HTTP/2: one endpoint each", service.opaque));
+            line(
+                text,
+                &format!(
+                    "    {} connections were not HTTP/2: one endpoint each",
+                    service.opaque
+                ),
+            );
         }
         if let Some(reason) = &service.reason {
             line(text, &format!("    {reason}"));
@@ -154,8 +184,17 @@ impl Draw {
             return;
         }
         let all: u64 = service.endpoints.iter().map(|endpoint| endpoint.calls).sum();
-        let mut table =
-            self.table(&["  endpoint", "address", "weight", "state", "connections", "running", "calls", "share", "errors"]);
+        let mut table = self.table(&[
+            "  endpoint",
+            "address",
+            "weight",
+            "state",
+            "connections",
+            "running",
+            "calls",
+            "share",
+            "errors",
+        ]);
         right(&mut table, &[2, 4, 5, 6, 7, 8]);
         for endpoint in &service.endpoints {
             let colour = match endpoint.state {
@@ -163,8 +202,11 @@ impl Draw {
                 EndpointState::Draining => Color::Yellow,
                 EndpointState::Failed => Color::Red,
             };
-            let errors =
-                if endpoint.errors > 0 { self.cell(&endpoint.errors.to_string(), Color::Red) } else { Cell::new(0) };
+            let errors = if endpoint.errors > 0 {
+                self.cell(&endpoint.errors.to_string(), Color::Red)
+            } else {
+                Cell::new(0)
+            };
             table.add_row(vec![
                 Cell::new(format!("  {}", endpoint.id)),
                 Cell::new(endpoint.address),
@@ -189,8 +231,17 @@ impl Draw {
         right(&mut table, &[0, 1, 2, 3]);
         for worker in &status.workers {
             let age = format!("{} ms", worker.heartbeat_age_ms);
-            let age = if worker.heartbeat_age_ms > 500 { self.cell(&age, Color::Red) } else { Cell::new(age) };
-            table.add_row(vec![Cell::new(worker.index), Cell::new(worker.pods), Cell::new(worker.connections), age]);
+            let age = if worker.heartbeat_age_ms > 500 {
+                self.cell(&age, Color::Red)
+            } else {
+                Cell::new(age)
+            };
+            table.add_row(vec![
+                Cell::new(worker.index),
+                Cell::new(worker.pods),
+                Cell::new(worker.connections),
+                age,
+            ]);
         }
         draw(text, &table);
     }
@@ -210,7 +261,9 @@ impl Draw {
 
     fn table(self, header: &[&str]) -> Table {
         let mut table = Table::new();
-        table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+        table
+            .load_preset(presets::NOTHING)
+            .set_content_arrangement(ContentArrangement::Disabled);
         if self.colours {
             table.enforce_styling();
         } else {
@@ -218,13 +271,21 @@ impl Draw {
         }
         table.set_header(header.iter().map(|name| {
             let cell = Cell::new(name.to_uppercase());
-            if self.colours { cell.add_attribute(Attribute::Dim) } else { cell }
+            if self.colours {
+                cell.add_attribute(Attribute::Dim)
+            } else {
+                cell
+            }
         }));
         table
     }
 
     fn cell(self, word: &str, colour: Color) -> Cell {
-        if self.colours { Cell::new(word).fg(colour) } else { Cell::new(word) }
+        if self.colours {
+            Cell::new(word).fg(colour)
+        } else {
+            Cell::new(word)
+        }
     }
 
     fn heading(self, text: &mut String, title: &str) {
@@ -232,12 +293,12 @@ impl Draw {
         line(text, &self.bold(title));
     }
 
-    fn fact(self, text: &mut String, name: &str, value: &str) {
-        line(text, &format!("  {name:<8} {value}"));
-    }
-
     fn bold(self, word: &str) -> String {
-        if self.colours { format!("\x1b[1m{word}\x1b[0m") } else { word.to_owned() }
+        if self.colours {
+            format!("\x1b[1m{word}\x1b[0m")
+        } else {
+            word.to_owned()
+        }
     }
 
     fn paint(self, word: &str, colour: Color) -> String {
@@ -246,7 +307,11 @@ impl Draw {
             Color::Yellow => 33,
             _ => 32,
         };
-        if self.colours { format!("\x1b[{code}m{word}\x1b[0m") } else { word.to_owned() }
+        if self.colours {
+            format!("\x1b[{code}m{word}\x1b[0m")
+        } else {
+            word.to_owned()
+        }
     }
 }
 
@@ -264,6 +329,10 @@ fn draw(text: &mut String, table: &Table) {
     }
 }
 
+fn fact(text: &mut String, name: &str, value: &str) {
+    line(text, &format!("  {name:<8} {value}"));
+}
+
 fn line(text: &mut String, content: &str) {
     // Writing into a String cannot fail.
     let _ = writeln!(text, "{}", content.trim_end());
@@ -274,12 +343,21 @@ fn optional(value: Option<impl ToString>) -> String {
 }
 
 fn share(part: u64, all: u64) -> String {
-    if all == 0 { "-".to_owned() } else { format!("{:.1}%", part as f64 * 100.0 / all as f64) }
+    if all == 0 {
+        "-".to_owned()
+    } else {
+        format!("{:.1}%", part as f64 * 100.0 / all as f64)
+    }
 }
 
 /// `3d 4h`, `4h 12m`, `12m 5s`, `5s`.
 fn duration(seconds: u64) -> String {
-    let (days, hours, minutes, rest) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    let (days, hours, minutes, rest) = (
+        seconds / 86_400,
+        seconds / 3600 % 24,
+        seconds / 60 % 60,
+        seconds % 60,
+    );
     match (days, hours, minutes) {
         (0, 0, 0) => format!("{rest}s"),
         (0, 0, _) => format!("{minutes}m {rest}s"),

@@ -37,7 +37,11 @@ pub(super) fn run(options: &Options) -> Exit {
             };
         }
     };
-    let exit = if status.readiness.ready { Exit::Success } else { Exit::No };
+    let exit = if status.readiness.ready {
+        Exit::Success
+    } else {
+        Exit::No
+    };
     if options.json {
         return super::print_json(&status, exit);
     }

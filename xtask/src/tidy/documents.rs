@@ -16,20 +16,33 @@ pub(super) fn check(tree: &Tree, problems: &mut Vec<Problem>) -> Result<()> {
     let mut leads: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
     for (&file, text) in &pages {
         for (line, target) in links(text) {
-            let Some((path, anchor)) = within(file, target) else { continue };
-            let mut add = |message| problems.push(Problem { file: file.to_owned(), line, message });
+            let Some((path, anchor)) = within(file, target) else {
+                continue;
+            };
+            let mut add = |message| {
+                problems.push(Problem {
+                    file: file.to_owned(),
+                    line,
+                    message,
+                })
+            };
             let Some(path) = path else {
                 add(format!("the link `{target}` leads out of the tree"));
                 continue;
             };
-            let exists = tree.files.iter().any(|known| *known == path || known.starts_with(&format!("{path}/")));
+            let exists = tree
+                .files
+                .iter()
+                .any(|known| *known == path || known.starts_with(&format!("{path}/")));
             if !exists {
                 add(format!("the link `{target}` leads to {path}, which is not there"));
             } else if let Some(page) = pages.get(path.as_str())
                 && !anchor.is_empty()
                 && !headings(page).contains(anchor)
             {
-                add(format!("the link `{target}` leads to a heading that {path} has not"));
+                add(format!(
+                    "the link `{target}` leads to a heading that {path} has not"
+                ));
             }
             leads.entry(file).or_default().insert(path);
         }
@@ -37,7 +50,11 @@ pub(super) fn check(tree: &Tree, problems: &mut Vec<Problem>) -> Result<()> {
     let found = reachable(&leads);
     for page in pages.keys().filter(|page| !found.contains(**page)) {
         let message = format!("cannot be reached from {START}: link it from a page that can");
-        problems.push(Problem { file: (*page).to_owned(), line: 1, message });
+        problems.push(Problem {
+            file: (*page).to_owned(),
+            line: 1,
+            message,
+        });
     }
     Ok(())
 }
@@ -142,9 +159,18 @@ mod tests {
 
     #[test]
     fn targets_are_relative_to_their_page() {
-        assert_eq!(within("docs/a.md", "../README.md"), Some((Some("README.md".to_owned()), "")));
-        assert_eq!(within("docs/a.md", "b.md#c"), Some((Some("docs/b.md".to_owned()), "c")));
-        assert_eq!(within("docs/a.md", "#c"), Some((Some("docs/a.md".to_owned()), "c")));
+        assert_eq!(
+            within("docs/a.md", "../README.md"),
+            Some((Some("README.md".to_owned()), ""))
+        );
+        assert_eq!(
+            within("docs/a.md", "b.md#c"),
+            Some((Some("docs/b.md".to_owned()), "c"))
+        );
+        assert_eq!(
+            within("docs/a.md", "#c"),
+            Some((Some("docs/a.md".to_owned()), "c"))
+        );
         assert_eq!(within("a.md", "../b.md"), Some((None, "")));
         assert_eq!(within("a.md", "https://x.example/y"), None);
     }
@@ -152,12 +178,20 @@ mod tests {
     #[test]
     fn headings_have_the_anchors_of_github() {
         let found = headings("# The `agent`, and why?\n## A-B c\n## A-B c\n```\n# no heading\n```\n");
-        assert_eq!(found, ["a-b-c", "a-b-c-1", "the-agent-and-why"].map(str::to_owned).into());
+        assert_eq!(
+            found,
+            ["a-b-c", "a-b-c-1", "the-agent-and-why"]
+                .map(str::to_owned)
+                .into()
+        );
     }
 
     #[test]
     fn a_page_that_nothing_links_to_cannot_be_reached() {
-        let leads = BTreeMap::from([("README.md", BTreeSet::from(["a.md".to_owned()])), ("c.md", BTreeSet::from(["d.md".to_owned()]))]);
+        let leads = BTreeMap::from([
+            ("README.md", BTreeSet::from(["a.md".to_owned()])),
+            ("c.md", BTreeSet::from(["d.md".to_owned()])),
+        ]);
         assert_eq!(reachable(&leads), BTreeSet::from(["README.md", "a.md"]));
     }
 }

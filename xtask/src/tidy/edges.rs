@@ -12,7 +12,10 @@ use super::source::{Source, is_word};
 use super::{Problem, Tree, tables};
 
 /// The crates whose rooms have a table, and its name.
-const CRATES_WITH_ROOMS: [(&str, &str); 2] = [("grpclb-userspace", "rooms of userspace"), ("grpclb-engine", "rooms of the engine")];
+const CRATES_WITH_ROOMS: [(&str, &str); 2] = [
+    ("grpclb-userspace", "rooms of userspace"),
+    ("grpclb-engine", "rooms of the engine"),
+];
 
 /// Who may use whom.
 type Edges = BTreeMap<String, BTreeSet<String>>;
@@ -24,7 +27,11 @@ pub(super) fn check(tree: &Tree, architecture: &str, problems: &mut Vec<Problem>
         let rooms = edges(architecture, table)?;
         if let Some(cycle) = cycle(&rooms) {
             let message = format!("the table `{table}` allows a cycle through {cycle}");
-            problems.push(Problem { file: super::ARCHITECTURE.to_owned(), line: 1, message });
+            problems.push(Problem {
+                file: super::ARCHITECTURE.to_owned(),
+                line: 1,
+                message,
+            });
         }
         room_edges(tree, name, &rooms, problems)?;
     }
@@ -34,7 +41,9 @@ pub(super) fn check(tree: &Tree, architecture: &str, problems: &mut Vec<Problem>
 fn edges(page: &str, table: &str) -> Result<Edges> {
     let mut edges = Edges::new();
     for row in tables::table(page, table)? {
-        let [from, to, ..] = row.as_slice() else { bail!("table `{table}`: a row has no second column") };
+        let [from, to, ..] = row.as_slice() else {
+            bail!("table `{table}`: a row has no second column")
+        };
         for from in from {
             edges.entry(from.clone()).or_default().extend(to.iter().cloned());
         }
@@ -47,12 +56,22 @@ fn crate_edges(tree: &Tree, allowed: &Edges, problems: &mut Vec<Problem>) -> Res
     let mut found = Edges::new();
     for manifest in ["Cargo.toml", "grpclb-ebpf/Cargo.toml"] {
         let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-            .args(["metadata", "--no-deps", "--format-version", "1", "--manifest-path", manifest])
+            .args([
+                "metadata",
+                "--no-deps",
+                "--format-version",
+                "1",
+                "--manifest-path",
+                manifest,
+            ])
             .current_dir(&tree.root)
             .output()
             .context("cannot run cargo")?;
         if !output.status.success() {
-            bail!("cargo metadata of {manifest}: {}", String::from_utf8_lossy(&output.stderr).trim());
+            bail!(
+                "cargo metadata of {manifest}: {}",
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
         }
         let metadata: serde_json::Value = serde_json::from_slice(&output.stdout)?;
         for package in metadata["packages"].as_array().into_iter().flatten() {
@@ -72,12 +91,20 @@ fn crate_edges(tree: &Tree, allowed: &Edges, problems: &mut Vec<Problem>) -> Res
         };
         for to in to.difference(allowed) {
             let message = format!("uses {to}, which the table `crates` in ARCHITECTURE.md does not allow");
-            problems.push(Problem { file: format!("{}/Cargo.toml", from.replace("grpclb-tests", "tests")), line: 1, message });
+            problems.push(Problem {
+                file: format!("{}/Cargo.toml", from.replace("grpclb-tests", "tests")),
+                line: 1,
+                message,
+            });
         }
     }
     for gone in allowed.keys().filter(|name| !found.contains_key(*name)) {
         let message = format!("the table `crates` has a row for {gone}, which is no crate");
-        problems.push(Problem { file: super::ARCHITECTURE.to_owned(), line: 1, message });
+        problems.push(Problem {
+            file: super::ARCHITECTURE.to_owned(),
+            line: 1,
+            message,
+        });
     }
     Ok(())
 }
@@ -88,7 +115,11 @@ fn text(value: &serde_json::Value) -> String {
 
 fn not_in_table(table: &str, name: &str) -> Problem {
     let message = format!("`{name}` has no row in the table `{table}`");
-    Problem { file: super::ARCHITECTURE.to_owned(), line: 1, message }
+    Problem {
+        file: super::ARCHITECTURE.to_owned(),
+        line: 1,
+        message,
+    }
 }
 
 fn room_edges(tree: &Tree, name: &str, allowed: &Edges, problems: &mut Vec<Problem>) -> Result<()> {
@@ -99,12 +130,20 @@ fn room_edges(tree: &Tree, name: &str, allowed: &Edges, problems: &mut Vec<Probl
         // The crate's root and the binary wire; they are no room.
         let Some(&room) = module.first() else { continue };
         seen.insert(room.to_owned());
-        let Some(may_use) = allowed.get(room) else { continue };
+        let Some(may_use) = allowed.get(room) else {
+            continue;
+        };
         let source = Source::new(file, &tree.read(file)?);
         for (line, used) in uses(&source.all, module.len()) {
             if used != room && allowed.contains_key(used) && !may_use.contains(used) {
-                let message = format!("room `{room}` uses room `{used}`, which the table in ARCHITECTURE.md does not allow");
-                problems.push(Problem { file: file.to_owned(), line, message });
+                let message = format!(
+                    "room `{room}` uses room `{used}`, which the table in ARCHITECTURE.md does not allow"
+                );
+                problems.push(Problem {
+                    file: file.to_owned(),
+                    line,
+                    message,
+                });
             }
         }
     }
@@ -113,7 +152,11 @@ fn room_edges(tree: &Tree, name: &str, allowed: &Edges, problems: &mut Vec<Probl
     }
     for gone in allowed.keys().filter(|room| !seen.contains(*room)) {
         let message = format!("a table of rooms has a row for `{gone}`, which is no room of {name}");
-        problems.push(Problem { file: super::ARCHITECTURE.to_owned(), line: 1, message });
+        problems.push(Problem {
+            file: super::ARCHITECTURE.to_owned(),
+            line: 1,
+            message,
+        });
     }
     Ok(())
 }
@@ -142,7 +185,11 @@ fn uses(code: &str, depth: usize) -> Vec<(usize, &str)> {
                 continue;
             }
             let line = code[..at].matches('\n').count() + 1;
-            found.extend(heads(&code[at + start.len()..]).into_iter().map(|head| (line, head)));
+            found.extend(
+                heads(&code[at + start.len()..])
+                    .into_iter()
+                    .map(|head| (line, head)),
+            );
         }
     }
     found
@@ -150,7 +197,9 @@ fn uses(code: &str, depth: usize) -> Vec<(usize, &str)> {
 
 /// The first names of what follows `crate::`: one, or those of a group.
 fn heads(rest: &str) -> Vec<&str> {
-    let Some(group) = rest.strip_prefix('{') else { return word(rest).into_iter().collect() };
+    let Some(group) = rest.strip_prefix('{') else {
+        return word(rest).into_iter().collect();
+    };
     let mut heads = Vec::new();
     let mut depth = 0;
     let mut at_head = true;
@@ -200,8 +249,29 @@ mod tests {
     fn paths_groups_and_supers_lead_to_rooms() {
         let code = "use crate::kernel::Pins;\nuse crate::{admin, data::{Leave, Pods}, model as m};\nlet x = crate::pods::PORTS;\nuse super::netns;\nuse super::super::far;\n";
         let found = uses(code, 1);
-        assert_eq!(found, [(1, "kernel"), (2, "admin"), (2, "data"), (2, "model"), (3, "pods"), (4, "netns"), (5, "super")]);
-        assert_eq!(uses(code, 2), [(1, "kernel"), (2, "admin"), (2, "data"), (2, "model"), (3, "pods"), (5, "far")]);
+        assert_eq!(
+            found,
+            [
+                (1, "kernel"),
+                (2, "admin"),
+                (2, "data"),
+                (2, "model"),
+                (3, "pods"),
+                (4, "netns"),
+                (5, "super")
+            ]
+        );
+        assert_eq!(
+            uses(code, 2),
+            [
+                (1, "kernel"),
+                (2, "admin"),
+                (2, "data"),
+                (2, "model"),
+                (3, "pods"),
+                (5, "far")
+            ]
+        );
     }
 
     #[test]
@@ -220,9 +290,23 @@ mod tests {
     #[test]
     fn cycles_are_found_and_diamonds_are_none() {
         let edges = |pairs: &[(&str, &[&str])]| -> Edges {
-            pairs.iter().map(|(from, to)| ((*from).to_owned(), to.iter().map(|to| (*to).to_owned()).collect())).collect()
+            pairs
+                .iter()
+                .map(|(from, to)| ((*from).to_owned(), to.iter().map(|to| (*to).to_owned()).collect()))
+                .collect()
         };
-        assert_eq!(cycle(&edges(&[("a", &["b", "c"]), ("b", &["d"]), ("c", &["d"]), ("d", &[])])), None);
-        assert_eq!(cycle(&edges(&[("a", &["b"]), ("b", &["c"]), ("c", &["b"])])), Some("b"));
+        assert_eq!(
+            cycle(&edges(&[
+                ("a", &["b", "c"]),
+                ("b", &["d"]),
+                ("c", &["d"]),
+                ("d", &[])
+            ])),
+            None
+        );
+        assert_eq!(
+            cycle(&edges(&[("a", &["b"]), ("b", &["c"]), ("c", &["b"])])),
+            Some("b")
+        );
     }
 }

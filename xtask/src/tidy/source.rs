@@ -12,7 +12,11 @@ pub(super) struct Source {
 impl Source {
     pub(super) fn new(path: &str, text: &str) -> Self {
         let all = blank_comments_and_strings(text);
-        let product = if is_test(path) { String::new() } else { blank_tests(&all) };
+        let product = if is_test(path) {
+            String::new()
+        } else {
+            blank_tests(&all)
+        };
         Self { all, product }
     }
 }
@@ -21,26 +25,37 @@ impl Source {
 fn is_test(path: &str) -> bool {
     let parts: Vec<&str> = path.split('/').collect();
     path.starts_with("tests/")
-        || parts.iter().any(|part| matches!(*part, "tests" | "tests.rs" | "benches" | "fuzz" | "examples"))
+        || parts
+            .iter()
+            .any(|part| matches!(*part, "tests" | "tests.rs" | "benches" | "fuzz" | "examples"))
 }
 
 /// Words of `code` with their lines (from 1): identifiers, and keywords among them.
 pub(super) fn words(code: &str) -> impl Iterator<Item = (usize, &str)> {
     code.lines().enumerate().flat_map(|(index, line)| {
-        line.split(|c: char| !is_word(c)).filter(|word| !word.is_empty()).map(move |word| (index + 1, word))
+        line.split(|c: char| !is_word(c))
+            .filter(|word| !word.is_empty())
+            .map(move |word| (index + 1, word))
     })
 }
 
 /// The lines (from 1) in which `pattern` stands and is not the end or the beginning of longer words.
 pub(super) fn lines_with<'c>(code: &'c str, pattern: &'c str) -> impl Iterator<Item = usize> + 'c {
-    code.lines().enumerate().filter(move |(_, line)| stands_in(line, pattern)).map(|(index, _)| index + 1)
+    code.lines()
+        .enumerate()
+        .filter(move |(_, line)| stands_in(line, pattern))
+        .map(|(index, _)| index + 1)
 }
 
 fn stands_in(line: &str, pattern: &str) -> bool {
     line.match_indices(pattern).any(|(at, _)| {
-        let joins = |edge: Option<char>, inner: Option<char>| edge.is_some_and(is_word) && inner.is_some_and(is_word);
+        let joins =
+            |edge: Option<char>, inner: Option<char>| edge.is_some_and(is_word) && inner.is_some_and(is_word);
         !joins(line[..at].chars().next_back(), pattern.chars().next())
-            && !joins(line[at + pattern.len()..].chars().next(), pattern.chars().next_back())
+            && !joins(
+                line[at + pattern.len()..].chars().next(),
+                pattern.chars().next_back(),
+            )
     })
 }
 
@@ -130,12 +145,21 @@ fn quoted(rest: &str, quote: char) -> usize {
 
 /// `r"…"`, `r#"…"#`, `br#"…"#`.
 fn raw_string(rest: &str) -> Option<usize> {
-    let prefix = ["r", "br", "cr"].into_iter().find(|prefix| rest.starts_with(prefix))?;
-    let hashes = rest[prefix.len()..].bytes().take_while(|byte| *byte == b'#').count();
+    let prefix = ["r", "br", "cr"]
+        .into_iter()
+        .find(|prefix| rest.starts_with(prefix))?;
+    let hashes = rest[prefix.len()..]
+        .bytes()
+        .take_while(|byte| *byte == b'#')
+        .count();
     let open = prefix.len() + hashes;
     rest[open..].starts_with('"').then_some(())?;
     let end = format!("\"{}", "#".repeat(hashes));
-    Some(rest[open + 1..].find(&end).map_or(rest.len(), |at| open + 1 + at + end.len()))
+    Some(
+        rest[open + 1..]
+            .find(&end)
+            .map_or(rest.len(), |at| open + 1 + at + end.len()),
+    )
 }
 
 /// Blanks the items behind `#[cfg(test)]`.
@@ -146,7 +170,11 @@ fn blank_tests(code: &str) -> String {
     while let Some(at) = rest.find(MARKER) {
         product.push_str(&rest[..at]);
         let length = MARKER.len() + item(&rest[at + MARKER.len()..]);
-        product.extend(rest[at..at + length].chars().map(|c| if c == '\n' { '\n' } else { ' ' }));
+        product.extend(
+            rest[at..at + length]
+                .chars()
+                .map(|c| if c == '\n' { '\n' } else { ' ' }),
+        );
         rest = &rest[at + length..];
     }
     product.push_str(rest);
@@ -181,8 +209,14 @@ mod tests {
     fn comments_strings_and_characters_are_no_code() {
         let text = "a // unsafe\n/* b /* c */ d */ e \"f\\\" g\" 'h' '\\'' i r#\"j\" k\"# l";
         let code = blank_comments_and_strings(text);
-        assert_eq!(words(&code).collect::<Vec<_>>(), [(1, "a"), (2, "e"), (2, "i"), (2, "l")]);
-        assert_eq!(code.lines().map(str::len).collect::<Vec<_>>(), text.lines().map(str::len).collect::<Vec<_>>());
+        assert_eq!(
+            words(&code).collect::<Vec<_>>(),
+            [(1, "a"), (2, "e"), (2, "i"), (2, "l")]
+        );
+        assert_eq!(
+            code.lines().map(str::len).collect::<Vec<_>>(),
+            text.lines().map(str::len).collect::<Vec<_>>()
+        );
     }
 
     #[test]
@@ -194,15 +228,29 @@ mod tests {
 
     #[test]
     fn test_modules_are_no_product() {
-        let source = Source::new("a/src/b.rs", "fn a() {}\n#[cfg(test)]\nmod tests {\n fn b() { c.unwrap(); }\n}\nfn d() {}\n#[cfg(test)]\nmod tests;\nfn e() {}\n");
-        assert_eq!(words(&source.product).filter(|(_, word)| word.len() == 1).collect::<Vec<_>>(), [(1, "a"), (6, "d"), (9, "e")]);
+        let source = Source::new(
+            "a/src/b.rs",
+            "fn a() {}\n#[cfg(test)]\nmod tests {\n fn b() { c.unwrap(); }\n}\nfn d() {}\n#[cfg(test)]\nmod tests;\nfn e() {}\n",
+        );
+        assert_eq!(
+            words(&source.product)
+                .filter(|(_, word)| word.len() == 1)
+                .collect::<Vec<_>>(),
+            [(1, "a"), (6, "d"), (9, "e")]
+        );
         assert!(source.all.contains("unwrap"));
         assert!(Source::new("a/tests/b.rs", "fn a() {}").product.is_empty());
     }
 
     #[test]
     fn a_pattern_is_found_as_a_whole_word_only() {
-        assert_eq!(lines_with("tokio::spawn\nmy_tokio::x\ntokio_util::x\n", "tokio::").collect::<Vec<_>>(), [1]);
-        assert_eq!(lines_with("x.unwrap()\nx.unwrap_or(1)\n", ".unwrap()").collect::<Vec<_>>(), [1]);
+        assert_eq!(
+            lines_with("tokio::spawn\nmy_tokio::x\ntokio_util::x\n", "tokio::").collect::<Vec<_>>(),
+            [1]
+        );
+        assert_eq!(
+            lines_with("x.unwrap()\nx.unwrap_or(1)\n", ".unwrap()").collect::<Vec<_>>(),
+            [1]
+        );
     }
 }

@@ -26,8 +26,16 @@ fn example() -> Status {
         pid: 4711,
         uptime_seconds: 3725,
         phase: Phase::Running,
-        readiness: Readiness { ready: true, reasons: Vec::new() },
-        source: Source { name: "file /etc/grpclb.yaml".to_owned(), age_seconds: 61, generation: 2, error: None },
+        readiness: Readiness {
+            ready: true,
+            reasons: Vec::new(),
+        },
+        source: Source {
+            name: "file /etc/grpclb.yaml".to_owned(),
+            age_seconds: 61,
+            generation: 2,
+            error: None,
+        },
         kernel: Kernel {
             cgroup: Some("/sys/fs/cgroup/kubepods".to_owned()),
             pins: "/sys/fs/bpf/grpclb/agent-1-2".to_owned(),
@@ -35,8 +43,19 @@ fn example() -> Status {
             counters: BTreeMap::from([("steered".to_owned(), 42), ("no_service".to_owned(), 0)]),
             error: None,
         },
-        process: Process { resident_bytes: 8_400_000, socket_bytes: Some(2_000), open_files: 34, threads: 4, cpu_seconds: 0.42 },
-        workers: vec![Worker { index: 0, heartbeat_age_ms: 12, pods: 1, connections: 4 }],
+        process: Process {
+            resident_bytes: 8_400_000,
+            socket_bytes: Some(2_000),
+            open_files: 34,
+            threads: 4,
+            cpu_seconds: 0.42,
+        },
+        workers: vec![Worker {
+            index: 0,
+            heartbeat_age_ms: 12,
+            pods: 1,
+            connections: 4,
+        }],
         pods: vec![
             Pod {
                 id: "client".to_owned(),
@@ -104,7 +123,10 @@ fn colours_change_nothing_but_the_colours() {
 #[test]
 fn reasons_of_an_agent_that_is_not_ready_stand_below() {
     let mut example = example();
-    example.readiness = Readiness { ready: false, reasons: vec!["pod late waits".to_owned(), "no BTF".to_owned()] };
+    example.readiness = Readiness {
+        ready: false,
+        reasons: vec!["pod late waits".to_owned(), "no BTF".to_owned()],
+    };
     example.kernel.cgroup = None;
     example.source.error = Some("a.yaml:1:1: bad\na.yaml:2:1: worse".to_owned());
     let text = status(&example, false);
@@ -115,7 +137,10 @@ fn reasons_of_an_agent_that_is_not_ready_stand_below() {
         "           a.yaml:2:1: worse",
         "  kernel   not attached: nothing is steered",
     ] {
-        assert!(text.lines().any(|found| found == line), "{line:?} is not in\n{text}");
+        assert!(
+            text.lines().any(|found| found == line),
+            "{line:?} is not in\n{text}"
+        );
     }
 }
 
@@ -132,6 +157,9 @@ fn times_and_sizes_are_short() {
         [duration(5), duration(725), duration(7_320), duration(100_000)],
         ["5s", "12m 5s", "2h 2m", "1d 3h"]
     );
-    assert_eq!([size(512), size(8_400_000), size(2_500_000_000)], ["0.5 kB", "8.4 MB", "2.5 GB"]);
+    assert_eq!(
+        [size(512), size(8_400_000), size(2_500_000_000)],
+        ["0.5 kB", "8.4 MB", "2.5 GB"]
+    );
     assert_eq!([share(0, 0), share(1, 3)], ["-", "33.3%"]);
 }

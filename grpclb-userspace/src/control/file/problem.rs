@@ -44,7 +44,10 @@ impl fmt::Display for Problems {
 
 /// What the YAML reader says in words of its own, and how we say it.
 const PLAIN: &[(&str, &str)] = &[
-    ("expected mapping start", "expected keys with values (`key: value`)"),
+    (
+        "expected mapping start",
+        "expected keys with values (`key: value`)",
+    ),
     ("expected sequence start", "expected a list"),
     ("expected string scalar", "expected a single value"),
     ("invalid i64", "expected a whole number"),
@@ -82,10 +85,15 @@ impl Collector {
     pub(super) fn add_syntax(&mut self, error: &serde_saphyr::Error) {
         let place = error.location().unwrap_or(Location::UNKNOWN);
         // The place is told by us, in front.
-        let message = error.without_snippet().render_with_formatter(&UserMessageFormatter);
+        let message = error
+            .without_snippet()
+            .render_with_formatter(&UserMessageFormatter);
         let suffix = format!(" at line {}, column {}", place.line(), place.column());
         let message = message.strip_suffix(&suffix).unwrap_or(&message);
-        let message = PLAIN.iter().find(|(theirs, _)| *theirs == message).map_or(message, |(_, ours)| ours);
+        let message = PLAIN
+            .iter()
+            .find(|(theirs, _)| *theirs == message)
+            .map_or(message, |(_, ours)| ours);
         self.add(place, "", message);
     }
 

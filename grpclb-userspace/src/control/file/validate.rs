@@ -56,7 +56,13 @@ pub(super) fn desired(file: &schema::File, problems: &mut Collector) -> Desired 
     let mut names = Names::default();
     let mut namespaces = Vec::new();
     for (index, written) in file.pods.iter().enumerate() {
-        if let Some(pod) = pod(problems, &format!("pods[{index}]"), written, &mut names, &mut namespaces) {
+        if let Some(pod) = pod(
+            problems,
+            &format!("pods[{index}]"),
+            written,
+            &mut names,
+            &mut namespaces,
+        ) {
             desired.pods.insert(Arc::clone(&pod.id), Arc::new(pod));
         }
     }
@@ -96,7 +102,14 @@ fn service(
         "ports that clients dial",
     );
     let endpoints_key = format!("{key}.endpoints");
-    let backends = backends(problems, &endpoints_key, place, written, &addresses, ports.len() == 1);
+    let backends = backends(
+        problems,
+        &endpoints_key,
+        place,
+        written,
+        &addresses,
+        ports.len() == 1,
+    );
 
     let mut found = Vec::new();
     for (index, port) in ports.iter().enumerate() {
@@ -207,7 +220,13 @@ fn backends(
     };
     let mut found = Vec::new();
     for (index, written) in list.value.iter().enumerate() {
-        found.extend(backend(problems, &format!("{key}[{index}]"), written, addresses, single_port));
+        found.extend(backend(
+            problems,
+            &format!("{key}[{index}]"),
+            written,
+            addresses,
+            single_port,
+        ));
     }
     found
 }
@@ -218,7 +237,10 @@ fn twice(problems: &mut Collector, backends: &[Backend], target_port: u16) {
     for backend in backends {
         let address = backend.at(target_port).address;
         if let Some(first) = seen.insert(address, backend.place) {
-            let message = format!("{address} is an endpoint of this Service already, in line {}", first.line());
+            let message = format!(
+                "{address} is an endpoint of this Service already, in line {}",
+                first.line()
+            );
             problems.add(backend.place, backend.key.as_str(), message);
         }
     }
@@ -274,7 +296,15 @@ fn backend(
         problems.add(address.referenced, key.as_str(), message);
     }
     let id = id?.value.as_str().into();
-    Some(Backend { key, place: address.referenced, id, ip, port, weight, state })
+    Some(Backend {
+        key,
+        place: address.referenced,
+        id,
+        ip,
+        port,
+        weight,
+        state,
+    })
 }
 
 /// One pod.
@@ -297,8 +327,11 @@ fn pod(
         return None;
     };
     if let Some((_, first)) = taken.iter().find(|(namespace, _)| *namespace == reference) {
-        let message =
-            format!("`{}` is a pod already, in line {}: expected each namespace once", netns.value, first.line());
+        let message = format!(
+            "`{}` is a pod already, in line {}: expected each namespace once",
+            netns.value,
+            first.line()
+        );
         problems.add(netns.referenced, key, message);
     }
     taken.push((reference.clone(), netns.referenced));

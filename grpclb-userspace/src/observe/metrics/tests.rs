@@ -46,7 +46,7 @@ fn full() -> Status {
 }
 
 /// Reads the format back, strictly: `# HELP`, `# TYPE`, then samples of that metric alone. Returns sample → value.
-fn parse(text: &str) -> BTreeMap<String, f64> {
+fn parse(text: &str) -> BTreeMap<String, String> {
     let mut samples = BTreeMap::new();
     let mut current = String::new();
     let mut lines = text.lines();
@@ -64,7 +64,8 @@ fn parse(text: &str) -> BTreeMap<String, f64> {
         let (sample, value) = line.rsplit_once(' ').unwrap();
         let name = sample.split('{').next().unwrap();
         assert_eq!(name, current, "a sample outside its family: {line}");
-        let duplicate = samples.insert(sample.to_owned(), value.parse().unwrap());
+        let duplicate = samples.insert(sample.to_owned(), value.to_owned());
+        assert!(value.parse::<f64>().is_ok(), "{line}");
         assert_eq!(duplicate, None, "twice: {line}");
     }
     samples
@@ -86,16 +87,19 @@ fn values_and_labels_come_from_the_snapshot() {
     let samples = parse(&text(&full()));
     assert_eq!(
         samples["grpclb_calls_total{service=\"greeter:50051\",endpoint=\"10.0.0.1:50051\"}"],
-        11.0
+        "11"
     );
     assert_eq!(
         samples["grpclb_calls_total{service=\"greeter:50051\",endpoint=\"[fd00::1]:50051\"}"],
-        12.0
+        "12"
     );
-    assert_eq!(samples["grpclb_kernel_events_total{event=\"steered\"}"], 7.0);
-    assert_eq!(samples["grpclb_pods{state=\"steered\"}"], 1.0);
-    assert_eq!(samples["grpclb_pods{state=\"pending\"}"], 0.0);
-    assert_eq!(samples["grpclb_worker_heartbeat_age_seconds{worker=\"0\"}"], 0.25);
+    assert_eq!(samples["grpclb_kernel_events_total{event=\"steered\"}"], "7");
+    assert_eq!(samples["grpclb_pods{state=\"steered\"}"], "1");
+    assert_eq!(samples["grpclb_pods{state=\"pending\"}"], "0");
+    assert_eq!(
+        samples["grpclb_worker_heartbeat_age_seconds{worker=\"0\"}"],
+        "0.25"
+    );
 }
 
 #[test]

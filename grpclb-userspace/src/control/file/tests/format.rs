@@ -47,8 +47,15 @@ pods:
             endpoint("b", "[fd00::2]:50051", 1, EndpointState::Ready),
         ],
     };
-    assert_eq!(desired.services.values().map(Arc::as_ref).collect::<Vec<_>>(), [&expected]);
-    let pod = PodSpec { id: "client".into(), netns: NetnsRef::Name("client".to_owned()), accelerate: true };
+    assert_eq!(
+        desired.services.values().map(Arc::as_ref).collect::<Vec<_>>(),
+        [&expected]
+    );
+    let pod = PodSpec {
+        id: "client".into(),
+        netns: NetnsRef::Name("client".to_owned()),
+        accelerate: true,
+    };
     assert_eq!(desired.pods.values().map(Arc::as_ref).collect::<Vec<_>>(), [&pod]);
 }
 

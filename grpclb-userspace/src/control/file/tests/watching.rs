@@ -46,19 +46,30 @@ fn start(path: &Path) -> Watch {
 /// Waits until the pod `name` is what is wanted.
 async fn wanted(watch: &mut Watch, name: &str) {
     let found = watch.desired.wait_for(|desired| desired.pods.contains_key(name));
-    tokio::time::timeout(LIMIT, found).await.unwrap_or_else(|_| panic!("{name} was not taken up")).unwrap();
+    tokio::time::timeout(LIMIT, found)
+        .await
+        .unwrap_or_else(|_| panic!("{name} was not taken up"))
+        .unwrap();
 }
 
 /// Waits until the source complains of something that contains `words`.
 async fn complaint(watch: &mut Watch, words: &str) {
-    let found = watch.health.wait_for(|health| health.error.as_ref().is_some_and(|error| error.contains(words)));
-    tokio::time::timeout(LIMIT, found).await.unwrap_or_else(|_| panic!("no complaint of {words}")).unwrap();
+    let found = watch
+        .health
+        .wait_for(|health| health.error.as_ref().is_some_and(|error| error.contains(words)));
+    tokio::time::timeout(LIMIT, found)
+        .await
+        .unwrap_or_else(|_| panic!("no complaint of {words}"))
+        .unwrap();
 }
 
 /// Waits until the source has nothing to complain of.
 async fn recovery(watch: &mut Watch) {
     let found = watch.health.wait_for(|health| health.error.is_none());
-    tokio::time::timeout(LIMIT, found).await.expect("a recovery").unwrap();
+    tokio::time::timeout(LIMIT, found)
+        .await
+        .expect("a recovery")
+        .unwrap();
 }
 
 #[tokio::test]
@@ -166,7 +177,10 @@ async fn a_broken_file_changes_nothing_and_is_told_until_a_good_one_comes() {
     assert!(Arc::ptr_eq(&before, &watch.desired.borrow()));
     fs::write(&path, pod("one")).unwrap();
     recovery(&mut watch).await;
-    assert!(Arc::ptr_eq(&before, &watch.desired.borrow()), "the same state must not look like a change");
+    assert!(
+        Arc::ptr_eq(&before, &watch.desired.borrow()),
+        "the same state must not look like a change"
+    );
     assert_eq!(watch.health.borrow().generation, 1);
 }
 
@@ -175,7 +189,10 @@ async fn a_broken_file_at_the_start_is_an_error() {
     let directory = Directory::new();
     let path = directory.join("a.yaml");
     let error = watch(&Source::File(path.clone())).unwrap_err().to_string();
-    assert!(error.starts_with(&format!("cannot read {}: ", path.display())), "{error}");
+    assert!(
+        error.starts_with(&format!("cannot read {}: ", path.display())),
+        "{error}"
+    );
     fs::write(&path, "pods: 1\n").unwrap();
     let error = watch(&Source::File(path.clone())).unwrap_err().to_string();
     assert!(error.starts_with(&format!("{}:1:7: ", path.display())), "{error}");
