@@ -25,7 +25,7 @@ pub(crate) struct Options {
 /// The tiers in the order in which they run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Tier {
-    /// Formatting and lints
+    /// Formatting, lints and the rules of ARCHITECTURE.md
     Lint,
     /// The pure engine and the ABI: no root, seconds
     Engine,
@@ -55,6 +55,7 @@ impl Tier {
                     "cargo clippy",
                     cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
                 ),
+                Step::Check("cargo xtask tidy", cargo(&["xtask", "tidy"])),
             ],
             Tier::Engine => {
                 vec![Step::Tests(
