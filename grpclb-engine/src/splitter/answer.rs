@@ -9,17 +9,18 @@ use crate::frame::ErrorCode;
 
 impl Splitter {
     /// Nothing of the call will run, or whatever ran cannot be asked: UNAVAILABLE, or 503.
-    pub(super) fn answer_unavailable(&mut self, key: Key, why: &str) {
+    pub(super) fn answer_unavailable(&mut self, now: Time, key: Key, why: &str) {
         self.stats.unavailable += 1;
-        self.answer(key, Status::Unavailable, "503", why);
+        self.answer(now, key, Status::Unavailable, "503", why);
     }
 
     /// The request's header list is longer than our `SETTINGS_MAX_HEADER_LIST_SIZE`.
-    pub(super) fn answer_oversized_request(&mut self, key: Key) {
+    pub(super) fn answer_oversized_request(&mut self, now: Time, key: Key) {
         self.stats.oversized += 1;
         let most = self.config.client.max_header_list_size;
-        self.leave_backend(Time::ZERO, key, Some(ErrorCode::CANCEL));
+        self.leave_backend(now, key, Some(ErrorCode::CANCEL));
         self.answer(
+            now,
             key,
             Status::ResourceExhausted,
             "431",
@@ -40,7 +41,7 @@ impl Splitter {
         if begun {
             self.break_response(now, key, &why);
         } else {
-            self.answer(key, Status::ResourceExhausted, "502", &why);
+            self.answer(now, key, Status::ResourceExhausted, "502", &why);
         }
     }
 
@@ -57,7 +58,7 @@ impl Splitter {
         if let Some(client) = self.clients.get_mut(call.client.0) {
             client.link.conn.send_headers(call.stream, trailers, true);
         }
-        self.settle(key);
+        self.settle(now, key);
     }
 
     /// Resets the client's stream; the call is over.
@@ -73,7 +74,7 @@ impl Splitter {
 
     /// The response is complete, and no backend is concerned any more. What the client still has of its request is not
     /// wanted (RFC 9113 §8.1); the call is over when the response has left.
-    pub(super) fn settle(&mut self, key: Key) {
+    pub(super) fn settle(&mut self, now: Time, key: Key) {
         let Some(call) = self.calls.get_mut(key) else {
             return;
         };
@@ -92,9 +93,12 @@ impl Splitter {
         }
         self.uncharge(id.into(), discarded);
         self.touch(id.into());
+        if self.calls.get(key).is_some_and(|call| call.answered) {
+            self.end_call(now, key, ErrorCode::NO_ERROR);
+        }
     }
 
-    fn answer(&mut self, key: Key, status: Status, http: &str, why: &str) {
+    fn answer(&mut self, now: Time, key: Key, status: Status, http: &str, why: &str) {
         self.leave_queue(key);
         let message = self.message(why);
         let Some(call) = self.calls.get(key) else { return };
@@ -116,7 +120,7 @@ impl Splitter {
                 conn.send_data(call.stream, content, true);
             }
         }
-        self.settle(key);
+        self.settle(now, key);
     }
 
     /// So that people see who speaks.

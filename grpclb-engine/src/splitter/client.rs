@@ -43,7 +43,7 @@ impl Splitter {
             }
             Event::Headers {
                 stream, tag, headers, ..
-            } => self.request_trailers(id, stream, tag, headers),
+            } => self.request_trailers(now, id, stream, tag, headers),
             Event::Data {
                 stream,
                 tag,
@@ -103,7 +103,7 @@ impl Splitter {
             .insert(Call::new(id, stream, client.group, request, ended, now, window));
         client.link.conn.set_tag(stream, key.index());
         if oversized {
-            self.answer_oversized_request(key);
+            self.answer_oversized_request(now, key);
         } else {
             self.place(now, key);
         }
@@ -153,12 +153,19 @@ impl Splitter {
         }
     }
 
-    fn request_trailers(&mut self, id: ClientId, stream: StreamKey, tag: Tag, trailers: Rc<HeaderList>) {
+    fn request_trailers(
+        &mut self,
+        now: Time,
+        id: ClientId,
+        stream: StreamKey,
+        tag: Tag,
+        trailers: Rc<HeaderList>,
+    ) {
         let Some(key) = self.call_of_client(id, stream, tag) else {
             return;
         };
         if trailers.oversized() {
-            return self.answer_oversized_request(key);
+            return self.answer_oversized_request(now, key);
         }
         let Some(call) = self.calls.get_mut(key) else {
             return;

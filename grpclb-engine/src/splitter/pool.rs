@@ -165,7 +165,7 @@ impl Splitter {
                     group.service.name, group.last_error
                 )
             };
-            return self.answer_unavailable(key, &reason);
+            return self.answer_unavailable(now, key, &reason);
         };
         if let Some(wanted) = choice.wanted {
             let pool = self.pool_for(group_key, owner, wanted);
@@ -275,7 +275,7 @@ impl Splitter {
         };
         if set.waiting >= most {
             self.stats.queue_full += 1;
-            self.answer_unavailable(key, &format!("{most} calls wait for a connection already"));
+            self.answer_unavailable(now, key, &format!("{most} calls wait for a connection already"));
             return false;
         }
         set.waiting += 1;
@@ -417,7 +417,7 @@ impl Splitter {
             ends_with_headers,
         ) else {
             // `usable` has just said that it can be opened.
-            return self.answer_unavailable(key, "a connection took no call after all");
+            return self.answer_unavailable(now, key, "a connection took no call after all");
         };
         for (chunk, number) in call.kept.chunks().zip(1..) {
             let end = call.request_ended && number == last && call.kept.trailers().is_none();

@@ -280,9 +280,9 @@ impl Splitter {
                 self.stats.reset_by_backend += 1;
                 self.reset_client(now, key, code);
             }
-            Verdict::Unavailable => self.answer_unavailable(key, &format!("{endpoint} {why}")),
+            Verdict::Unavailable => self.answer_unavailable(now, key, &format!("{endpoint} {why}")),
             Verdict::Break => self.break_response(now, key, &format!("{endpoint} {why}")),
-            Verdict::Settle => self.settle(key),
+            Verdict::Settle => self.settle(now, key),
         }
     }
 

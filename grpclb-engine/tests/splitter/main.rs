@@ -6,4 +6,5 @@ mod support;
 mod calls;
 mod endpoints;
 mod errors;
+mod faults;
 mod replay;

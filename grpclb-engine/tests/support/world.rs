@@ -63,7 +63,7 @@ struct Link {
     backend: usize,
     side: Side,
     wire: Wire,
-    calls: Vec<(StreamKey, u32)>,
+    calls: Vec<(StreamKey, u32, Behaviour)>,
     /// The splitter was told, or has told, that it is over.
     over: bool,
 }
@@ -712,8 +712,21 @@ impl World {
     fn backend_events(&mut self, n: usize) {
         let link = &mut self.links[n];
         let backend = &mut self.backends[link.backend];
-        let behaviour = backend.behaviour;
         for event in link.side.take_events() {
+            // A call keeps to what its backend did when it began.
+            let of = |stream: StreamKey| {
+                link.calls
+                    .iter()
+                    .rev()
+                    .find(|(key, ..)| *key == stream)
+                    .map(|call| call.2)
+            };
+            let behaviour = match &event {
+                Event::Headers { stream, .. } | Event::Data { stream, .. } => {
+                    of(*stream).unwrap_or(backend.behaviour)
+                }
+                _ => backend.behaviour,
+            };
             match event {
                 Event::Headers {
                     stream,
@@ -729,7 +742,7 @@ impl World {
                         continue;
                     }
                     *backend.ran.entry(number).or_default() += 1;
-                    link.calls.push((stream, number));
+                    link.calls.push((stream, number, behaviour));
                     match behaviour {
                         Behaviour::Silent | Behaviour::Refuse => {}
                         Behaviour::Reset(code) => link.side.connection.reset(stream, code),
@@ -780,7 +793,7 @@ impl World {
     /// The backend ends this held call, if it runs here.
     pub fn finish(&mut self, call: usize) {
         for link in self.links.iter_mut().filter(|link| !link.over) {
-            if let Some(&(stream, _)) = link.calls.iter().find(|(_, number)| *number == call as u32) {
+            if let Some(&(stream, ..)) = link.calls.iter().find(|(_, number, _)| *number == call as u32) {
                 link.side.trailers(stream);
             }
         }
