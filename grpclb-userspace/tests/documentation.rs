@@ -6,6 +6,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use grpclb_engine::balance::Policy;
+use grpclb_engine::connection::Limit;
+use grpclb_engine::splitter::Stats;
 use grpclb_userspace::control::file;
 use grpclb_userspace::observe::metrics::METRICS;
 use grpclb_userspace::{admin, cli, pods};
@@ -172,6 +174,32 @@ fn every_metric_is_described_in_its_own_words() {
         .map(|row| row.iter().map(|cell| (*cell).to_owned()).collect())
         .collect();
     assert_eq!(described, metrics);
+}
+
+#[test]
+fn every_kernel_event_is_described_in_its_own_words() {
+    let events: Vec<Vec<String>> = grpclb_abi::COUNTERS
+        .iter()
+        .map(|counter| vec![format!("`{}`", counter.name()), counter.help().trim().to_owned()])
+        .collect();
+    assert_eq!(rows("### Kernel events"), events);
+}
+
+#[test]
+fn every_event_of_the_data_plane_is_described() {
+    let mut events: BTreeSet<String> =
+        Stats::default().named().iter().map(|(name, _)| (*name).to_owned()).collect();
+    // Those that the agent adds to the engine's, as its source lists them.
+    let collector = include_str!("../src/app/status.rs");
+    let list = collector.split("let own = [").nth(1).and_then(|rest| rest.split("];").next()).unwrap();
+    events.extend(list.split('"').skip(1).step_by(2).map(str::to_owned));
+    assert_eq!(first_words("### Data plane events"), events);
+}
+
+#[test]
+fn every_limit_is_described() {
+    let limits = Limit::ALL.iter().map(|limit| limit.name().to_owned()).collect();
+    assert_eq!(first_words("### Limits"), limits);
 }
 
 #[test]

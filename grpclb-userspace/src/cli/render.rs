@@ -103,7 +103,7 @@ impl Draw {
             "worker",
             "clients",
             "upstreams",
-            "calls",
+            "running",
         ]);
         right(&mut table, &[3, 4, 5, 6, 7]);
         for pod in pods {

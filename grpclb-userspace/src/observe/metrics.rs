@@ -104,7 +104,7 @@ pub const METRICS: &[Metric] = &[
         name: "grpclb_kernel_events_total",
         kind: Kind::Counter,
         labels: &["event"],
-        help: "What became of connects and the like, as the kernel programs count it (docs/bpftool.md).",
+        help: "What became of connects and the like, as the kernel programs count it.",
         samples: |status, out| {
             for (event, count) in &status.kernel.counters {
                 out.add(&[event], *count as f64);
