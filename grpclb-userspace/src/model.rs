@@ -73,7 +73,7 @@ pub enum EndpointState {
 pub struct PodSpec {
     pub id: PodId,
     pub netns: NetnsRef,
-    /// Opt-in to sk_msg acceleration (off by default: no backpressure, see docs).
+    /// Opt-in to `sk_msg` acceleration (off by default: no backpressure, see docs).
     pub accelerate: bool,
 }
 

@@ -187,11 +187,18 @@ fn every_kernel_event_is_described_in_its_own_words() {
 
 #[test]
 fn every_event_of_the_data_plane_is_described() {
-    let mut events: BTreeSet<String> =
-        Stats::default().named().iter().map(|(name, _)| (*name).to_owned()).collect();
+    let mut events: BTreeSet<String> = Stats::default()
+        .named()
+        .iter()
+        .map(|(name, _)| (*name).to_owned())
+        .collect();
     // Those that the agent adds to the engine's, as its source lists them.
     let collector = include_str!("../src/app/status.rs");
-    let list = collector.split("let own = [").nth(1).and_then(|rest| rest.split("];").next()).unwrap();
+    let list = collector
+        .split("let own = [")
+        .nth(1)
+        .and_then(|rest| rest.split("];").next())
+        .unwrap();
     events.extend(list.split('"').skip(1).step_by(2).map(str::to_owned));
     assert_eq!(first_words("### Data plane events"), events);
 }

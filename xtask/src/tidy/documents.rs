@@ -24,7 +24,7 @@ pub(super) fn check(tree: &Tree, problems: &mut Vec<Problem>) -> Result<()> {
                     file: file.to_owned(),
                     line,
                     message,
-                })
+                });
             };
             let Some(path) = path else {
                 add(format!("the link `{target}` leads out of the tree"));

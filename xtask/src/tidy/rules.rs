@@ -39,7 +39,7 @@ pub(super) fn check(tree: &Tree, architecture: &str, problems: &mut Vec<Problem>
                 file: file.to_owned(),
                 line,
                 message,
-            })
+            });
         };
         if !text.starts_with("//!") {
             add(
