@@ -6,6 +6,8 @@
 mod frames;
 #[path = "../fuzz/src/hpack.rs"]
 mod hpack;
+#[path = "../fuzz/src/splitter.rs"]
+mod splitter;
 
 /// Runs every entry of a target's corpus, and some forty of its beginnings.
 fn replay(target: &str, run: fn(&[u8])) {
@@ -31,4 +33,9 @@ fn the_corpus_of_frames_holds() {
 #[test]
 fn the_corpus_of_hpack_holds() {
     replay("hpack", hpack::run);
+}
+
+#[test]
+fn the_corpus_of_the_splitter_holds() {
+    replay("splitter", splitter::run);
 }
