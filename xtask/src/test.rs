@@ -11,7 +11,7 @@ use clap::{Args, ValueEnum};
 
 use crate::progress::{self, Finished};
 use crate::setup::{self, Need};
-use crate::workspace;
+use crate::{build, build_ebpf, workspace};
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -25,25 +25,45 @@ pub(crate) struct Options {
 /// The tiers in the order in which they run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Tier {
-    /// Formatting, lints and the rules of ARCHITECTURE.md
+    /// Formatting, lints, and the rules of the tree
     Lint,
     /// The pure engine and the ABI: no root, seconds
     Engine,
+    /// The agent's rooms, each alone
+    Agent,
+    /// The kernel programs, loaded and attached
+    Kernel,
+    /// Real gRPC stacks in four languages through the built agent
+    Wire,
+    /// Backends and agents killed, frozen, restarted and replaced under load
+    Faults,
 }
-
-const ALL: &[Tier] = &[Tier::Lint, Tier::Engine];
 
 impl Tier {
     fn name(self) -> &'static str {
         match self {
             Tier::Lint => "lint",
             Tier::Engine => "engine",
+            Tier::Agent => "agent",
+            Tier::Kernel => "kernel",
+            Tier::Wire => "wire",
+            Tier::Faults => "faults",
         }
     }
 
     fn needs(self) -> &'static [Need] {
         match self {
             Tier::Lint | Tier::Engine => &[],
+            Tier::Agent => &[Need::Root, Need::Namespaces],
+            Tier::Kernel => &[Need::Root, Need::Namespaces, Need::Bpftool, Need::KernelToolchain],
+            Tier::Wire | Tier::Faults => &[
+                Need::Root,
+                Need::Namespaces,
+                Need::KernelToolchain,
+                Need::Python,
+                Need::Node,
+                Need::Go,
+            ],
         }
     }
 
@@ -51,20 +71,62 @@ impl Tier {
         match self {
             Tier::Lint => vec![
                 Step::Check("cargo fmt", cargo(&["fmt", "--all", "--check"])),
+                Step::Check("tidy", cargo(&["xtask", "tidy"])),
                 Step::Check(
                     "cargo clippy",
                     cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
                 ),
-                Step::Check("cargo xtask tidy", cargo(&["xtask", "tidy"])),
             ],
             Tier::Engine => {
                 vec![Step::Tests(
                     "engine tests",
-                    cargo(&["test", "-p", "grpclb-abi", "-p", "grpclb-engine"]),
+                    cargo(&[
+                        "test",
+                        "--no-fail-fast",
+                        "-p",
+                        "grpclb-abi",
+                        "-p",
+                        "grpclb-engine",
+                    ]),
                 )]
             }
+            Tier::Agent => vec![
+                Step::Tests(
+                    "agent tests",
+                    cargo(&["test", "--no-fail-fast", "-p", "grpclb-userspace"]),
+                ),
+                Step::Tests("xtask tests", cargo(&["test", "-p", "xtask"])),
+            ],
+            Tier::Kernel => vec![outside("kernel tests", "kernel_*", "1")],
+            // Each makes a node of its own, so two can run side by side.
+            Tier::Wire => vec![outside("wire tests", "wire_*", "2")],
+            // One at a time: they kill and freeze, and some say how long something may take.
+            Tier::Faults => vec![outside("fault tests", "faults_*", "1")],
         }
     }
+
+    /// Whether the release build of the agent is run.
+    fn runs_agent(self) -> bool {
+        matches!(self, Tier::Wire | Tier::Faults)
+    }
+}
+
+/// The tests of the tests crate whose files are named like `files`.
+fn outside(label: &'static str, files: &str, threads: &str) -> Step {
+    let threads = format!("--test-threads={threads}");
+    Step::Tests(
+        label,
+        cargo(&[
+            "test",
+            "--no-fail-fast",
+            "-p",
+            "grpclb-tests",
+            "--test",
+            files,
+            "--",
+            &threads,
+        ]),
+    )
 }
 
 /// One command of a tier.
@@ -76,7 +138,7 @@ enum Step {
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let tiers: Vec<Tier> = ALL
+    let tiers: Vec<Tier> = Tier::value_variants()
         .iter()
         .copied()
         .filter(|tier| options.tiers.is_empty() || options.tiers.contains(tier))
@@ -85,6 +147,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     setup::ensure(&needs, options.no_install)?;
 
     let started = Instant::now();
+    if needs.contains(&Need::KernelToolchain) {
+        // First of all, since the agent embeds the object: every later build then finds it.
+        build_ebpf::object()?;
+    }
     let results: Vec<(Tier, Counts)> = tiers
         .into_iter()
         .map(|tier| Ok((tier, run_tier(tier)?)))
@@ -113,6 +179,9 @@ fn run_tier(tier: Tier) -> Result<Counts> {
     eprintln!("{}", tier.name());
     let started = Instant::now();
     let mut counts = Counts::default();
+    if tier.runs_agent() {
+        build::agent()?;
+    }
     for step in tier.steps() {
         let (finished, of_step) = match step {
             Step::Check(label, mut command) => {

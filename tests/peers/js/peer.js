@@ -305,7 +305,9 @@ const scenarios = {
       const call = newCall('deadline', number, undefined, { delay_ms: 30_000 });
       const started = Date.now();
       const error = await failureOf(unaryCall(client, call, undefined, inSeconds(0.3)));
-      assert.strictEqual(error.code, grpc.status.DEADLINE_EXCEEDED, `ended with ${error.message}`);
+      // A server whose timer is quicker resets the call with CANCEL, and grpc-js goes by that; tonic's says CANCELLED.
+      const inTime = [grpc.status.DEADLINE_EXCEEDED, grpc.status.CANCELLED].includes(error.code);
+      assert(inTime, `ended with ${error.message}`);
       assert(Date.now() - started < 5000, 'took too long');
       await echo(client, newCall('after-deadline', number, Buffer.from([1])), tally);
     }
@@ -327,6 +329,7 @@ const scenarios = {
     for (let code = 1; code <= 16; code += 1) {
       const call = newCall('statuses', code, undefined, { code, message: MESSAGE, replies: 1 });
       checkStatus(await failureOf(unaryCall(client, call)), code);
+      call.id += '-stream';
       const replies = [];
       const error = await new Promise((resolve, reject) => {
         const stream = client.ServerStream(call, inSeconds(90));

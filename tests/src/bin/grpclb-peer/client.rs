@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use serde::Serialize;
+use tonic::codec::CompressionEncoding::Gzip;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::probe::Reply;
@@ -26,7 +27,9 @@ pub(crate) async fn connect(target: SocketAddr) -> Result<Client> {
 }
 
 pub(crate) fn client(channel: Channel) -> Client {
+    // grpcio and grpc-js servers that compress do so for every client.
     ProbeClient::new(channel)
+        .accept_compressed(Gzip)
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE)
 }
