@@ -1,4 +1,5 @@
 //! What the kernel programs count: one named figure for each outcome.
+#![allow(clippy::doc_markdown)] // the texts are the help of metrics too
 
 /// Declares the counters once: the struct that lies in the map, the index of each figure, and the names.
 macro_rules! counters {

@@ -86,7 +86,7 @@ fn kernel() -> Line {
 /// Socket storage wants types with its map, and bpftool prints fields by them.
 fn btf() -> Line {
     if aya::features().btf().is_none() {
-        return bad("BTF", Verdict::Missing, "the kernel takes none", STAYS_OFF);
+        return bad("BTF", Verdict::Missing, "none was taken from us", STAYS_OFF);
     }
     let vmlinux = Path::new("/sys/kernel/btf/vmlinux");
     if vmlinux.exists() {
