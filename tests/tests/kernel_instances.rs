@@ -47,37 +47,46 @@ fn the_pins_are_there_while_the_instance_lives_and_gone_with_it() {
 #[test]
 fn nothing_of_ours_stays_in_the_kernel() {
     let machine = Machine::new();
-    let before = ours();
     let mut kernel = machine.attached("one");
     let pod = Pod::new();
     let listeners = pod.listen();
     steer(&mut kernel, &pod);
     pod.socket(service4()).connect(&service4().into()).unwrap();
-    assert!(ours().len() > before.len());
+    let programs: Vec<u32> = kernel
+        .attached()
+        .programs
+        .iter()
+        .map(|program| program.id)
+        .collect();
+    let maps: Vec<u32> = programs.iter().flat_map(|id| maps_of(*id)).collect();
+    assert!(programs.len() >= 7 && maps.len() >= 7, "{programs:?} {maps:?}");
     drop((kernel, listeners, pod));
     // Programs and maps go a moment after their last reference, when the kernel's readers are through.
-    wait_until("our programs and maps are gone", || ours().len() <= before.len());
+    wait_until("our programs are gone", || {
+        !programs.iter().any(|id| exists("prog", *id))
+    });
+    wait_until("our maps are gone", || !maps.iter().any(|id| exists("map", *id)));
 }
 
-/// Our programs and maps, as anybody sees them.
-fn ours() -> Vec<String> {
-    let list = |kind| {
-        Command::new("bpftool")
-            .args([kind, "list"])
-            .output()
-            .expect("bpftool")
-            .stdout
-    };
-    [list("prog"), list("map")]
-        .iter()
-        .flat_map(|text| {
-            String::from_utf8_lossy(text)
-                .lines()
-                .map(str::to_owned)
-                .collect::<Vec<_>>()
-        })
-        .filter(|line| line.contains("name grpclb_"))
-        .collect()
+fn exists(kind: &str, id: u32) -> bool {
+    bpftool(&[kind, "show", "id", &id.to_string()]).is_some()
+}
+
+fn maps_of(program: u32) -> Vec<u32> {
+    let shown = bpftool(&["prog", "show", "id", &program.to_string()]).expect("the program is there");
+    serde_json::from_value(shown["map_ids"].clone()).unwrap()
+}
+
+fn bpftool(args: &[&str]) -> Option<serde_json::Value> {
+    let output = Command::new("bpftool")
+        .arg("--json")
+        .args(args)
+        .output()
+        .expect("bpftool");
+    output
+        .status
+        .success()
+        .then(|| serde_json::from_slice(&output.stdout).unwrap())
 }
 
 #[test]
