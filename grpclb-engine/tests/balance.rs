@@ -24,7 +24,11 @@ fn service(policy: Policy, weights: &[u32]) -> Service {
         policy,
         subset: 20,
         per_connection: false,
-        endpoints: weights.iter().enumerate().map(|(n, &weight)| endpoint(n, weight)).collect(),
+        endpoints: weights
+            .iter()
+            .enumerate()
+            .map(|(n, &weight)| endpoint(n, weight))
+            .collect(),
     }
 }
 
@@ -34,12 +38,15 @@ fn now() -> Time {
 
 /// Which endpoint a member is.
 fn number(picker: &Picker, key: MemberKey) -> usize {
-    let id = &picker.get(key).unwrap().endpoint().id;
-    id.trim_start_matches("pod-").parse().unwrap()
+    let id = &picker.get(key).expect("it is there").endpoint().id;
+    id.trim_start_matches("pod-").parse().expect("it is there")
 }
 
 fn pick(picker: &mut Picker, rng: &mut Rng) -> MemberKey {
-    picker.pick(now(), rng, &[], |_| Standing::Room).unwrap().member
+    picker
+        .pick(now(), rng, &[], |_| Standing::Room)
+        .expect("it is there")
+        .member
 }
 
 /// Picks for calls that end at once.
@@ -57,28 +64,48 @@ fn counts(policy: Policy, weights: &[u32], picks: usize) -> Vec<usize> {
 fn chi_square(counts: &[usize], weights: &[u32]) -> f64 {
     let (picks, total): (usize, u32) = (counts.iter().sum(), weights.iter().sum());
     let expected = |weight: u32| picks as f64 * f64::from(weight) / f64::from(total);
-    counts.iter().zip(weights).map(|(&n, &w)| (n as f64 - expected(w)).powi(2) / expected(w)).sum()
+    counts
+        .iter()
+        .zip(weights)
+        .map(|(&n, &w)| (n as f64 - expected(w)).powi(2) / expected(w))
+        .sum()
 }
 
 #[test]
 fn round_robin_is_exact_in_every_round_whatever_the_weights() {
-    for weights in [&[1, 1, 1][..], &[5, 1, 1], &[3, 7, 2, 1], &[100, 1], &[65_535, 65_535]] {
+    for weights in [
+        &[1, 1, 1][..],
+        &[5, 1, 1],
+        &[3, 7, 2, 1],
+        &[100, 1],
+        &[65_535, 65_535],
+    ] {
         let round: u32 = weights.iter().sum::<u32>().min(200_000);
         let picked = counts(Policy::RoundRobin, weights, round as usize);
-        assert_eq!(picked, weights.iter().map(|&weight| weight as usize).collect::<Vec<_>>());
+        assert_eq!(
+            picked,
+            weights.iter().map(|&weight| weight as usize).collect::<Vec<_>>()
+        );
     }
 }
 
 #[test]
 fn round_robin_interleaves_smoothly() {
-    let (mut picker, mut rng) = (Picker::new(&service(Policy::RoundRobin, &[4, 1, 1]), 3), Rng::seeded(5));
+    let (mut picker, mut rng) = (
+        Picker::new(&service(Policy::RoundRobin, &[4, 1, 1]), 3),
+        Rng::seeded(5),
+    );
     let turns: Vec<usize> = (0..12)
         .map(|_| {
             let member = pick(&mut picker, &mut rng);
             number(&picker, member)
         })
         .collect();
-    let longest = turns.chunk_by(|a, b| a == b).map(<[usize]>::len).max().unwrap();
+    let longest = turns
+        .chunk_by(|a, b| a == b)
+        .map(<[usize]>::len)
+        .max()
+        .expect("it is there");
     assert!(longest <= 3, "{turns:?}");
     assert_eq!(turns[..6].iter().filter(|&&n| n == 0).count(), 4);
 }
@@ -105,7 +132,10 @@ fn without_load_two_choices_follow_the_weights_of_two_endpoints() {
 #[test]
 fn least_request_keeps_calls_in_flight_level_and_in_proportion_to_weights() {
     for weights in [&[1, 1, 1, 1][..], &[4, 2, 1]] {
-        let (mut picker, mut rng) = (Picker::new(&service(Policy::LeastRequest, weights), 3), Rng::seeded(5));
+        let (mut picker, mut rng) = (
+            Picker::new(&service(Policy::LeastRequest, weights), 3),
+            Rng::seeded(5),
+        );
         for _ in 0..7000 {
             let member = pick(&mut picker, &mut rng);
             picker.start(member);
@@ -115,19 +145,28 @@ fn least_request_keeps_calls_in_flight_level_and_in_proportion_to_weights() {
             let weight = weights[number(&picker, key)];
             let expected = f64::from(7000 * weight / total);
             let found = f64::from(member.load().in_flight());
-            assert!((found - expected).abs() < expected * 0.02 + 10.0, "{weights:?}: {found} where {expected} is due");
+            assert!(
+                (found - expected).abs() < expected * 0.02 + 10.0,
+                "{weights:?}: {found} where {expected} is due"
+            );
         }
     }
 }
 
 #[test]
 fn peak_ewma_leaves_a_slow_endpoint_mostly_alone_and_comes_back_to_it() {
-    let (mut picker, mut rng) = (Picker::new(&service(Policy::PeakEwma, &[1, 1, 1]), 3), Rng::seeded(5));
+    let (mut picker, mut rng) = (
+        Picker::new(&service(Policy::PeakEwma, &[1, 1, 1]), 3),
+        Rng::seeded(5),
+    );
     let mut time = now();
     let mut run = |picker: &mut Picker, slow: Option<usize>, time: &mut Time| {
         let mut counts = [0; 3];
         for _ in 0..3000 {
-            let member = picker.pick(*time, &mut rng, &[], |_| Standing::Room).unwrap().member;
+            let member = picker
+                .pick(*time, &mut rng, &[], |_| Standing::Room)
+                .expect("it is there")
+                .member;
             let n = number(picker, member);
             counts[n] += 1;
             picker.start(member);
@@ -148,12 +187,21 @@ fn peak_ewma_leaves_a_slow_endpoint_mostly_alone_and_comes_back_to_it() {
 
 #[test]
 fn an_endpoint_without_room_is_passed_over_but_wanted() {
-    let (mut picker, mut rng) = (Picker::new(&service(Policy::RoundRobin, &[1, 1, 1]), 3), Rng::seeded(5));
+    let (mut picker, mut rng) = (
+        Picker::new(&service(Policy::RoundRobin, &[1, 1, 1]), 3),
+        Rng::seeded(5),
+    );
     let keys: Vec<_> = picker.members().map(|(key, _)| key).collect();
     let mut wanted = BTreeSet::new();
     for _ in 0..9 {
-        let standing = |key| if key == keys[2] { Standing::Room } else { Standing::Absent };
-        let choice = picker.pick(now(), &mut rng, &[], standing).unwrap();
+        let standing = |key| {
+            if key == keys[2] {
+                Standing::Room
+            } else {
+                Standing::Absent
+            }
+        };
+        let choice = picker.pick(now(), &mut rng, &[], standing).expect("it is there");
         assert_eq!((choice.member, choice.standing), (keys[2], Standing::Room));
         wanted.extend(choice.wanted.map(|key| number(&picker, key)));
     }
@@ -173,10 +221,15 @@ fn a_member_to_avoid_is_taken_only_when_there_is_nobody_else() {
         let (mut picker, mut rng) = (Picker::new(&service(policy, &[1, 1]), 3), Rng::seeded(5));
         let keys: Vec<_> = picker.members().map(|(key, _)| key).collect();
         for _ in 0..50 {
-            let choice = picker.pick(now(), &mut rng, &keys[..1], |_| Standing::Room).unwrap();
+            let choice = picker
+                .pick(now(), &mut rng, &keys[..1], |_| Standing::Room)
+                .expect("it is there");
             assert_eq!(choice.member, keys[1], "{policy}");
         }
-        assert!(picker.pick(now(), &mut rng, &keys, |_| Standing::Room).is_some(), "{policy}");
+        assert!(
+            picker.pick(now(), &mut rng, &keys, |_| Standing::Room).is_some(),
+            "{policy}"
+        );
     }
 }
 
@@ -187,23 +240,32 @@ fn failed_members_are_out_and_the_next_in_rank_moves_up() {
     let (mut picker, mut rng) = (Picker::new(&of_thirty, 3), Rng::seeded(5));
     assert_eq!(picker.members().count(), 4);
     let failed = pick(&mut picker, &mut rng);
-    let until = picker.fail(failed, now(), &mut rng).unwrap();
+    let until = picker.fail(failed, now(), &mut rng).expect("it is there");
     assert_eq!(picker.members().count(), 5);
     for _ in 0..40 {
         assert_ne!(pick(&mut picker, &mut rng), failed);
     }
     let picked: BTreeSet<usize> = (0..5)
         .map(|_| {
-            let member = picker.pick(until, &mut rng, &[], |_| Standing::Room).unwrap().member;
+            let member = picker
+                .pick(until, &mut rng, &[], |_| Standing::Room)
+                .expect("it is there")
+                .member;
             number(&picker, member)
         })
         .collect();
-    assert!(picked.contains(&number(&picker, failed)), "its time is over: {picked:?}");
+    assert!(
+        picked.contains(&number(&picker, failed)),
+        "its time is over: {picked:?}"
+    );
 }
 
 #[test]
 fn when_all_are_out_one_a_second_is_tried() {
-    let (mut picker, mut rng) = (Picker::new(&service(Policy::RoundRobin, &[1, 1]), 3), Rng::seeded(5));
+    let (mut picker, mut rng) = (
+        Picker::new(&service(Policy::RoundRobin, &[1, 1]), 3),
+        Rng::seeded(5),
+    );
     let keys: Vec<_> = picker.members().map(|(key, _)| key).collect();
     for _ in 0..5 {
         for &key in &keys {
@@ -211,7 +273,13 @@ fn when_all_are_out_one_a_second_is_tried() {
         }
     }
     assert_eq!(picker.pick(now(), &mut rng, &[], |_| Standing::Absent), None);
-    assert!(picker.pick(now() + Duration::from_secs(1), &mut rng, &[], |_| Standing::Absent).is_some());
+    assert!(
+        picker
+            .pick(now() + Duration::from_secs(1), &mut rng, &[], |_| {
+                Standing::Absent
+            })
+            .is_some()
+    );
 }
 
 #[test]
@@ -228,8 +296,12 @@ fn when_a_member_leaves_nothing_but_its_place_changes() {
         assert_eq!(before.len(), 20);
         for &gone in &before {
             let mut less = whole.clone();
-            less.endpoints =
-                whole.endpoints.iter().filter(|one| *one.id != *format!("pod-{gone}")).cloned().collect();
+            less.endpoints = whole
+                .endpoints
+                .iter()
+                .filter(|one| *one.id != *format!("pod-{gone}"))
+                .cloned()
+                .collect();
             let after = members(&less);
             assert_eq!(after.len(), 20, "topped up");
             assert_eq!(before.difference(&after).copied().collect::<Vec<_>>(), [gone]);
@@ -251,7 +323,8 @@ fn subsets_of_many_pods_load_all_endpoints_alike_and_begin_with_different_ones()
         *first.entry(number(&picker, member)).or_default() += 1;
     }
     // 99 degrees of freedom: 99.9 % lie below 148.2. (Members of a subset exclude each other, which only lowers it.)
-    let values = |counts: &BTreeMap<usize, usize>| (0..100).map(|n| counts.get(&n).copied().unwrap_or(0)).collect();
+    let values =
+        |counts: &BTreeMap<usize, usize>| (0..100).map(|n| counts.get(&n).copied().unwrap_or(0)).collect();
     let (used, first): (Vec<usize>, Vec<usize>) = (values(&used), values(&first));
     assert!(chi_square(&used, &[1; 100]) < 148.2, "{used:?}");
     assert!(chi_square(&first, &[1; 100]) < 148.2, "{first:?}");
@@ -259,9 +332,14 @@ fn subsets_of_many_pods_load_all_endpoints_alike_and_begin_with_different_ones()
 
 #[test]
 fn an_update_keeps_keys_and_turns_of_those_that_stay() {
-    let (mut picker, mut rng) = (Picker::new(&service(Policy::RoundRobin, &[1, 1, 1]), 3), Rng::seeded(5));
-    let before: BTreeMap<usize, MemberKey> =
-        picker.members().map(|(key, _)| (number(&picker, key), key)).collect();
+    let (mut picker, mut rng) = (
+        Picker::new(&service(Policy::RoundRobin, &[1, 1, 1]), 3),
+        Rng::seeded(5),
+    );
+    let before: BTreeMap<usize, MemberKey> = picker
+        .members()
+        .map(|(key, _)| (number(&picker, key), key))
+        .collect();
     let first = pick(&mut picker, &mut rng);
     picker.update(now(), &service(Policy::RoundRobin, &[1, 1, 1, 1]));
     for (key, _) in picker.members() {

@@ -64,7 +64,11 @@ impl Story {
             id: format!("pod-{n}").into(),
             address: ([10, 0, 0, n], 80).into(),
             weight: 1 + u32::from(flags & 3),
-            state: if flags >> n & 1 == 1 { State::Draining } else { State::Ready },
+            state: if flags >> n & 1 == 1 {
+                State::Draining
+            } else {
+                State::Ready
+            },
         });
         let service = Service {
             name: "fuzz".into(),
@@ -84,55 +88,83 @@ impl Story {
                 if self.clients.len() < 8
                     && let Ok(id) = self.splitter.open_client(self.now, SERVICE)
                 {
-                    self.clients.push(Socket { id, input: BytesMut::new() });
+                    self.clients.push(Socket {
+                        id,
+                        input: BytesMut::new(),
+                    });
                     let preface = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &frame(4, 0, 0, &[])[..]].concat();
-                    self.from_client(self.clients.len() as u8 - 1, &preface);
+                    self.hear_client(self.clients.len() as u8 - 1, &preface);
                 }
             }
             1 | 2 => {
                 // A request, all of it in table-free literals: POST http / and a content type.
                 let block = b"\x83\x86\x84\x01\x01a\x0f\x10\x10application/grpc";
-                self.from_client(which, &frame(1, 4 | (kind & 1), stream, block));
+                self.hear_client(which, &frame(1, 4 | (kind & 1), stream, block));
             }
-            3 => self.from_client(which, &frame(0, which >> 7, stream, &vec![0; usize::from(argument) * 64])),
-            4 => self.from_client(which, &frame(3, 0, stream, &[0, 0, 0, argument >> 4])),
+            3 => self.hear_client(
+                which,
+                &frame(0, which >> 7, stream, &vec![0; usize::from(argument) * 64]),
+            ),
+            4 => self.hear_client(which, &frame(3, 0, stream, &[0, 0, 0, argument >> 4])),
             5 => {
                 let kind = [4, 6, 7, 8, 9][usize::from(argument % 5)];
-                self.from_client(which, &frame(kind, which >> 7, stream * u32::from(argument >> 7), &[0, 0, 0, 9, 1, 2, 3, 4]));
+                self.hear_client(
+                    which,
+                    &frame(
+                        kind,
+                        which >> 7,
+                        stream * u32::from(argument >> 7),
+                        &[0, 0, 0, 9, 1, 2, 3, 4],
+                    ),
+                );
             }
             6 => {
                 let taken = raw.len().min(argument.into());
-                self.from_client(which, &raw[..taken]);
+                self.hear_client(which, &raw[..taken]);
                 return taken;
             }
             7 if !self.dials.is_empty() => {
                 let id = self.dials.remove(usize::from(which) % self.dials.len());
-                if argument % 4 == 0 {
+                if argument.is_multiple_of(4) {
                     self.splitter.handle_dialed(self.now, id, Err(DialError::Refused));
                 } else {
                     self.splitter.handle_dialed(self.now, id, Ok(()));
-                    self.upstreams.push(Socket { id, input: BytesMut::new() });
+                    self.upstreams.push(Socket {
+                        id,
+                        input: BytesMut::new(),
+                    });
                     let last = self.upstreams.len() as u8 - 1;
-                    let settings: &[u8] = if argument & 64 == 0 { &[] } else { &[0, 3, 0, 0, 0, 2] };
-                    self.from_backend(last, &frame(4, 0, 0, settings));
+                    let settings: &[u8] = if argument & 64 == 0 {
+                        &[]
+                    } else {
+                        &[0, 3, 0, 0, 0, 2]
+                    };
+                    self.hear_backend(last, &frame(4, 0, 0, settings));
                 }
             }
             8 => {
                 // 200, 103 or trailers.
-                let block: &[u8] = [&b"\x88"[..], b"\x08\x03103", b"\x00\x0bgrpc-status\x010"][usize::from(which >> 4) % 3];
-                self.from_backend(which, &frame(1, 4 | (argument >> 7), stream, block));
+                let block: &[u8] =
+                    [&b"\x88"[..], b"\x08\x03103", b"\x00\x0bgrpc-status\x010"][usize::from(which >> 4) % 3];
+                self.hear_backend(which, &frame(1, 4 | (argument >> 7), stream, block));
             }
-            9 => self.from_backend(which, &frame(0, which >> 7, stream, &vec![0; usize::from(argument) * 64])),
-            10 => self.from_backend(which, &frame(3, 0, stream, &[0, 0, 0, argument >> 4])),
+            9 => self.hear_backend(
+                which,
+                &frame(0, which >> 7, stream, &vec![0; usize::from(argument) * 64]),
+            ),
+            10 => self.hear_backend(which, &frame(3, 0, stream, &[0, 0, 0, argument >> 4])),
             11 => {
                 let last = (u32::from(argument) % 16).to_be_bytes();
                 let goaway = [&last[..], &[0, 0, 0, 0]].concat();
                 let kind = [7, 8, 4, 6][usize::from(which >> 4) % 4];
-                self.from_backend(which, &frame(kind, argument >> 7, 0, &goaway[..if kind == 8 { 4 } else { 8 }]));
+                self.hear_backend(
+                    which,
+                    &frame(kind, argument >> 7, 0, &goaway[..if kind == 8 { 4 } else { 8 }]),
+                );
             }
             12 => {
                 let taken = raw.len().min(argument.into());
-                self.from_backend(which, &raw[..taken]);
+                self.hear_backend(which, &raw[..taken]);
                 return taken;
             }
             13 => {
@@ -141,16 +173,22 @@ impl Story {
             }
             14 => self.set_service(which, argument),
             _ => {
-                let ended = if argument & 1 == 0 { Ended::Eof } else { Ended::Error };
+                let ended = if argument & 1 == 0 {
+                    Ended::Eof
+                } else {
+                    Ended::Error
+                };
                 if argument & 2 == 0 {
                     if !self.upstreams.is_empty() {
                         let gone = self.upstreams.remove(usize::from(which) % self.upstreams.len());
-                        self.splitter.handle_closed(self.now, ConnId::Upstream(gone.id), ended);
+                        self.splitter
+                            .handle_closed(self.now, ConnId::Upstream(gone.id), ended);
                     }
                 } else if argument & 4 == 0 {
                     if !self.clients.is_empty() {
                         let gone = self.clients.remove(usize::from(which) % self.clients.len());
-                        self.splitter.handle_closed(self.now, ConnId::Client(gone.id), ended);
+                        self.splitter
+                            .handle_closed(self.now, ConnId::Client(gone.id), ended);
                     }
                 } else if argument & 8 == 0 {
                     self.splitter.drain_service(self.now, SERVICE);
@@ -160,24 +198,26 @@ impl Story {
         0
     }
 
-    fn from_client(&mut self, which: u8, bytes: &[u8]) {
+    fn hear_client(&mut self, which: u8, bytes: &[u8]) {
         if self.clients.is_empty() {
             return;
         }
         let index = usize::from(which & 15) % self.clients.len();
         let socket = &mut self.clients[index];
         socket.input.extend_from_slice(bytes);
-        self.splitter.handle_input(self.now, ConnId::Client(socket.id), &mut socket.input);
+        self.splitter
+            .handle_input(self.now, ConnId::Client(socket.id), &mut socket.input);
     }
 
-    fn from_backend(&mut self, which: u8, bytes: &[u8]) {
+    fn hear_backend(&mut self, which: u8, bytes: &[u8]) {
         if self.upstreams.is_empty() {
             return;
         }
         let index = usize::from(which & 15) % self.upstreams.len();
         let socket = &mut self.upstreams[index];
         socket.input.extend_from_slice(bytes);
-        self.splitter.handle_input(self.now, ConnId::Upstream(socket.id), &mut socket.input);
+        self.splitter
+            .handle_input(self.now, ConnId::Upstream(socket.id), &mut socket.input);
     }
 
     /// The owner of the sockets does its part; some of them are full.
@@ -186,11 +226,11 @@ impl Story {
             let mut idle = true;
             while let Some(action) = self.splitter.poll_action() {
                 idle = false;
-                self.act(action);
+                self.act(&action);
             }
             while let Some(id) = self.splitter.poll_dirty() {
                 idle = false;
-                self.write(id, argument % 7 == 0);
+                self.write(id, argument.is_multiple_of(7));
             }
             if idle {
                 break;
@@ -200,11 +240,14 @@ impl Story {
         let (held, _) = self.splitter.buffered();
         // The budget, and for each connection what was in its window when it was used up (which doubles at most
         // to twice the largest stream's).
-        assert!(held <= POD_BUDGET + connections.max(8) * (9 << 20), "{held} bytes are held");
+        assert!(
+            held <= POD_BUDGET + connections.max(8) * (9 << 20),
+            "{held} bytes are held"
+        );
     }
 
-    fn act(&mut self, action: Action) {
-        match action {
+    fn act(&mut self, action: &Action) {
+        match *action {
             Action::Dial { upstream, .. } => self.dials.push(upstream),
             Action::CloseClient { client, how } => {
                 if how == How::Graceful {
@@ -234,17 +277,23 @@ impl Story {
 
     fn end(mut self) {
         for socket in std::mem::take(&mut self.clients) {
-            self.splitter.handle_closed(self.now, ConnId::Client(socket.id), Ended::Error);
+            self.splitter
+                .handle_closed(self.now, ConnId::Client(socket.id), Ended::Error);
         }
         self.splitter.remove_service(self.now, SERVICE);
         for _ in 0..20 {
             self.pump(1);
-            self.now += Duration::from_secs(60);
+            self.now += Duration::from_mins(1);
             self.splitter.handle_timeout(self.now);
         }
         assert!(self.splitter.is_idle(), "calls or clients are left");
         assert_eq!(self.splitter.buffered().0, 0, "bytes are left");
-        assert!(self.splitter.describe(self.now).iter().all(|view| view.waiting == 0));
+        assert!(
+            self.splitter
+                .describe(self.now)
+                .iter()
+                .all(|view| view.waiting == 0)
+        );
     }
 }
 

@@ -203,6 +203,7 @@ impl Splitter {
         self.share.discharge(call.pending as usize);
         if let Some(client) = self.clients.get_mut(call.client.0) {
             client.link.conn.set_tag(call.stream, NO_CALL);
+            client.uploads -= usize::from(call.answered);
         }
     }
 
@@ -214,10 +215,23 @@ impl Splitter {
             return;
         };
         client.link.closing = Some(now + CLOSE_PATIENCE);
+        let uploads = client.uploads > 0;
         let calls: Vec<_> = client.link.conn.tags().collect();
         for (stream, tag) in calls {
             if let Some(key) = self.call_of_client(id, stream, tag) {
                 self.cancel(now, key, ErrorCode::CANCEL);
+            }
+        }
+        if uploads {
+            // Their streams have ended, so the connection does not list them.
+            let rest: Vec<Key> = self
+                .calls
+                .iter()
+                .filter(|(_, call)| call.client == id)
+                .map(|(key, _)| key)
+                .collect();
+            for key in rest {
+                self.end_call(now, key, ErrorCode::CANCEL);
             }
         }
         self.actions.push_back(Action::CloseClient {

@@ -51,6 +51,8 @@ pub(super) struct Client {
     pub(super) group: Key,
     /// Its own connections to backends, where they are not the pod's.
     pub(super) pools: Option<PoolSet>,
+    /// Calls of its that are over for it, while their backends still take the rest of the request.
+    pub(super) uploads: usize,
     /// PINGs of its that were looked at.
     pub(super) pings: u64,
     /// DATA left to it since its last PING: the next one may be to measure bandwidth.
@@ -69,6 +71,8 @@ pub(super) struct Upstream {
     pub(super) since: Time,
     /// The calls that waited for it were given to others.
     pub(super) overdue: bool,
+    /// It has answered a call.
+    pub(super) served: bool,
     /// When a call began or ended on it.
     pub(super) last_used: Time,
     /// Its window is used up, and streams wait for it.

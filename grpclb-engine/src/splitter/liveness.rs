@@ -192,10 +192,10 @@ impl Splitter {
                 .pools
                 .get(upstream.pool)
                 .map_or(interval, |pool| pool.ping_interval.max(interval));
-            // Half of the interval more or less is the client's jitter, not another client.
+            // A tenth less is the clock's jitter.
             let due = upstream
                 .last_keepalive
-                .is_none_or(|last| now.since(last) * 2 > least && now.since(last) >= least.mul_f64(0.9));
+                .is_none_or(|last| now.since(last) * 10 >= least * 9);
             if due
                 && upstream
                     .link

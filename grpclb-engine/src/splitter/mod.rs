@@ -32,6 +32,7 @@
 //! | `upstream` | what a backend's connection says: responses, refusals, its end |
 //! | `call` | one call's state, and the table of what becomes of it when its backend is lost |
 //! | `pool` | from a call to a connection: pick, dial, wait |
+//! | `members` | pools when the Service's endpoints change |
 //! | `flow` | from queues to bytes; credit, windows, memory |
 //! | `answer`, `reply` | calls that we answer ourselves |
 //! | `liveness` | PINGs for clients that ask whether the other end is alive; deadlines |
@@ -47,6 +48,7 @@ mod describe;
 mod flow;
 mod link;
 mod liveness;
+mod members;
 mod opaque;
 mod pool;
 mod replay;
@@ -221,6 +223,7 @@ impl Splitter {
             link: Link::new(Role::Server, &self.client_config),
             group: group_key,
             pools: group.service.per_connection.then(PoolSet::default),
+            uploads: 0,
             pings: 0,
             data_since_ping: false,
             last_keepalive: None,

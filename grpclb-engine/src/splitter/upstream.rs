@@ -191,6 +191,11 @@ impl Splitter {
                 if let (Some(member), Some(group)) = (call.member, self.groups.get_mut(call.group)) {
                     group.picker.succeed(member, now, now.since(call.since));
                 }
+                if let Place::Sent { upstream, .. } = call.place
+                    && let Some(upstream) = self.upstreams.get_mut(upstream.0)
+                {
+                    upstream.served = true;
+                }
             }
             HeadersKind::Trailers | HeadersKind::Request => {}
         }
@@ -353,6 +358,7 @@ impl Splitter {
         let in_order = matches!(reason, CloseReason::Drained | CloseReason::Local)
             || (reason == CloseReason::Eof && upstream.link.conn.is_going_away());
         let short_lived = !upstream.is_ready() || now.since(upstream.since) < SHORT_LIFE;
+        let served = upstream.served;
         let dead = reason == CloseReason::PingTimeout;
         let why = if code == ErrorCode::NO_ERROR || in_order {
             format!("ended its connection: {reason}")
@@ -362,7 +368,9 @@ impl Splitter {
         if !in_order {
             self.stats.upstreams_lost += 1;
         }
-        self.upstream_over(now, id, &why, !in_order && (short_lived || dead));
+        // One that says goodbye at once and serves nobody would be dialled again for ever.
+        let failed = dead || (short_lived && !(in_order && served));
+        self.upstream_over(now, id, &why, failed);
         self.close_upstream(now, id);
     }
 

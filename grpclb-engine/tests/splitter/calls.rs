@@ -104,7 +104,7 @@ fn thirty_megabytes_each_way_are_byte_exact_however_they_are_cut() {
         let client = world.client();
         let body: Vec<u8> = (0..(30u32 << 20) / 4).flat_map(u32::to_le_bytes).collect();
         let call = world.open(client, &body, true);
-        world.advance(Duration::from_secs(60));
+        world.advance(Duration::from_mins(1));
         assert!(world.is_ok(call), "cut {cut}: {:?}", world.outcome(call));
         assert!(world.calls[call].body == body, "cut {cut}: the bytes differ");
         assert_eq!(world.splitter.buffered().0, 0, "all memory is given back");
@@ -146,7 +146,7 @@ fn a_reset_without_error_does_not_overtake_the_answer() {
     let mut world = World::new(1);
     world.backends[0].behaviour = Behaviour::EarlyReset;
     let client = world.client();
-    let call = world.open(client, &[7; 200_000], true);
+    let call = world.open(client, &vec![7; 200_000], true);
     world.run();
     assert!(world.is_ok(call), "{:?}", world.outcome(call));
     assert_eq!(world.calls[call].body, b"early");

@@ -157,7 +157,7 @@ fn a_used_up_connection_window_opens_another_connection_after_50_ms() {
     assert!(world.is_ok(warm));
     // The backend keeps its connection's credit back.
     world.server(0).connection.hold_connection_credit(true);
-    let large = world.open(client, &[0; 100_000], true);
+    let large = world.open(client, &vec![0; 100_000], true);
     world.advance(millis(40));
     assert_eq!((world.outcome(large), world.connections(0)), (None, 1));
     world.advance(millis(20));
@@ -289,4 +289,18 @@ fn the_subset_bounds_connections_and_is_topped_up() {
         used[1..].iter().all(|n| now_used.contains(n)),
         "{used:?} {now_used:?}"
     );
+}
+
+#[test]
+fn a_backend_that_says_goaway_at_once_is_not_dialled_for_ever() {
+    let mut world = World::new(1);
+    world.backends[0].farewell = true;
+    let client = world.client();
+    let call = world.call(client, b"x");
+    assert!(
+        world.message(call).contains("no endpoint of"),
+        "{}",
+        world.message(call)
+    );
+    assert!(world.backends[0].dials <= 2, "{} dials", world.backends[0].dials);
 }

@@ -84,7 +84,7 @@ fn too_long_headers_are_an_error_of_their_stream_alone() {
 fn more_calls_than_may_wait_are_told_so() {
     let mut config = grpclb_engine::splitter::Config::new("n1");
     config.queue = 3;
-    let mut world = World::with(1, 7, config, &Default::default());
+    let mut world = World::with(1, 7, config, &std::sync::Arc::default());
     world.backends[0].accepts = None;
     let client = world.client();
     let calls: Vec<_> = (0..5).map(|_| world.call(client, b"x")).collect();
@@ -101,7 +101,7 @@ fn more_calls_than_may_wait_are_told_so() {
 fn cancelled_calls_do_not_keep_their_place_in_the_queue() {
     let mut config = grpclb_engine::splitter::Config::new("n1");
     config.queue = 100;
-    let mut world = World::with(1, 7, config, &Default::default());
+    let mut world = World::with(1, 7, config, &std::sync::Arc::default());
     world.dial_delay = millis(500);
     let client = world.client();
     for _ in 0..150 {
@@ -127,7 +127,7 @@ fn a_slow_client_stalls_its_own_stream_only_and_memory_is_bounded() {
         .map(|_| world.open(deaf, &vec![1; 3 << 20], true))
         .collect();
     for _ in 0..50 {
-        let call = world.open(brisk, &[2; 100_000], true);
+        let call = world.open(brisk, &vec![2; 100_000], true);
         world.advance(millis(1));
         assert!(world.is_ok(call), "{:?}", world.outcome(call));
     }
@@ -143,7 +143,7 @@ fn a_backend_that_gives_no_credit_stalls_its_own_streams_only() {
     let client = world.client();
     let mut stuck = 0;
     for _ in 0..20 {
-        let call = world.open(client, &[1; 80_000], true);
+        let call = world.open(client, &vec![1; 80_000], true);
         world.advance(millis(1));
         stuck += usize::from(world.outcome(call).is_none());
     }
@@ -161,13 +161,13 @@ fn a_backend_that_gives_no_credit_stalls_its_own_streams_only() {
 fn under_memory_pressure_credit_is_held_and_comes_back() {
     let mut config = grpclb_engine::splitter::Config::new("n1");
     config.pod_budget = 1 << 20;
-    let mut world = World::with(1, 7, config, &Default::default());
+    let mut world = World::with(1, 7, config, &std::sync::Arc::default());
     let client = world.client();
     let warm = world.call(client, b"x");
     assert!(world.is_ok(warm));
     world.clients[client].deaf = true;
     let calls: Vec<_> = (0..100)
-        .map(|_| world.open(client, &[1; 200_000], true))
+        .map(|_| world.open(client, &vec![1; 200_000], true))
         .collect();
     world.advance(millis(100));
     let (_, peak) = world.splitter.buffered();

@@ -42,7 +42,7 @@ fn a_body_beyond_the_cap_gives_up_the_right_to_replay_but_not_the_call() {
         world.call(client, b"warm");
         world.backends[n].behaviour = Behaviour::Silent;
     }
-    let call = world.open(client, &[1; 200_000], false);
+    let call = world.open(client, &vec![1; 200_000], false);
     world.run();
     assert_eq!(world.splitter.stats().replay_given_up, 1);
     // It was processed by nobody, says the GOAWAY; we cannot send it again.

@@ -29,7 +29,7 @@ pub enum Behaviour {
     Hold,
     /// Runs them and says nothing.
     Silent,
-    /// REFUSED_STREAM, nothing is run.
+    /// `REFUSED_STREAM`, nothing is run.
     Refuse,
     /// Runs them and resets with this code.
     Reset(ErrorCode),
@@ -37,7 +37,7 @@ pub enum Behaviour {
     HeadersThenReset(ErrorCode),
     /// Runs them, answers at once and in full; the request is not read to its end.
     Early,
-    /// As [`Behaviour::Early`], then RST_STREAM(NO_ERROR).
+    /// As [`Behaviour::Early`], then `RST_STREAM(NO_ERROR)`.
     EarlyReset,
     /// As [`Behaviour::Echo`], but gives no stream credit back.
     NoCredit,
@@ -52,6 +52,8 @@ pub struct Backend {
     pub accepts: Option<bool>,
     /// Bytes are taken and never looked at.
     pub frozen: bool,
+    /// Says GOAWAY as soon as it is connected.
+    pub farewell: bool,
     /// Calls that ran, and how often.
     pub ran: BTreeMap<u32, u32>,
     pub dials: u32,
@@ -168,6 +170,7 @@ impl World {
             config: connection::Config::to_client(),
             accepts: Some(true),
             frozen: false,
+            farewell: false,
             ran: BTreeMap::new(),
             dials: 0,
         });
@@ -507,12 +510,15 @@ impl World {
                         calls: Vec::new(),
                         over: false,
                     });
+                    if self.backends[backend].farewell {
+                        self.server(backend).connection.go_away(ErrorCode::NO_ERROR, "");
+                    }
                 }
                 Some(false) => {
                     moved = true;
                     self.splitter.handle_dialed(self.now, id, Err(DialError::Refused));
                 }
-                None => self.dials.push((at + Duration::from_secs(3600), id, backend)),
+                None => self.dials.push((at + Duration::from_hours(1), id, backend)),
             }
         }
         moved
@@ -736,7 +742,7 @@ impl World {
                     ..
                 } => {
                     let number = headers.get("call").expect("every call has its number");
-                    let number: u32 = std::str::from_utf8(number).unwrap().parse().unwrap();
+                    let number: u32 = String::from_utf8_lossy(number).parse().expect("a number");
                     if behaviour == Behaviour::Refuse {
                         link.side.connection.reset(stream, ErrorCode::REFUSED_STREAM);
                         continue;
