@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Once;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -22,7 +22,7 @@ pub fn unique_name() -> String {
     static START: Once = Once::new();
     static NEXT: AtomicU32 = AtomicU32::new(0);
     START.call_once(|| {
-        remove(&|name| !owner_lives(name));
+        sweep();
         remove_on_interrupt();
     });
     format!("{}{}", own_prefix(), NEXT.fetch_add(1, Ordering::Relaxed))
@@ -42,19 +42,20 @@ pub fn remove_own() {
     remove(&|name| name.starts_with(&own));
 }
 
-/// Names that are still there although their owner is not; the tests expect none at their end.
-pub fn leftovers() -> Vec<String> {
+/// Removes what runs left whose process is gone.
+pub fn sweep() {
+    remove(&|name| !owner_lives(name));
+}
+
+/// Every name that a run of this harness has on this machine now.
+pub fn all_names() -> Vec<String> {
     let places = [
         PathBuf::from(NAMESPACES),
         cgroup_root(),
         "/sys/fs/bpf".into(),
         std::env::temp_dir(),
     ];
-    places
-        .iter()
-        .flat_map(|place| names_in(place))
-        .filter(|name| !owner_lives(name))
-        .collect()
+    places.iter().flat_map(|place| names_in(place)).collect()
 }
 
 /// The mount point of cgroup v2: the whole tree on most machines, `unified` beside v1 on others.
@@ -68,6 +69,16 @@ pub fn cgroup_root() -> PathBuf {
             (kind == "cgroup2").then(|| PathBuf::from(place))
         })
         .unwrap_or_else(|| "/sys/fs/cgroup".into())
+}
+
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// For the end of a program: if it was interrupted, what it made is being removed, and errors that it met meanwhile mean
+/// nothing. Then this does not return: the process ends, as an interrupted one does, when all is removed.
+pub fn wait_if_interrupted() {
+    while INTERRUPTED.load(Ordering::SeqCst) {
+        std::thread::park();
+    }
 }
 
 fn own_prefix() -> String {
@@ -159,6 +170,7 @@ fn remove_on_interrupt() {
     };
     std::thread::spawn(move || {
         if let Some(signal) = signals.forever().next() {
+            INTERRUPTED.store(true, Ordering::SeqCst);
             remove_own();
             std::process::exit(128 + signal);
         }

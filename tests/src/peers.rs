@@ -165,7 +165,7 @@ pub struct Outcome {
     /// Load only: failed calls by status name.
     #[serde(default)]
     pub errors: BTreeMap<String, u64>,
-    /// Load only: the first few error messages.
+    /// Load only: the first few different error messages.
     #[serde(default)]
     pub messages: Vec<String>,
     /// Load only: the slowest call, in milliseconds.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -65,7 +66,7 @@ func runLoad(plan loadPlan) error {
 			}
 			if err != nil {
 				errors[status.Code(err).String()]++
-				if len(messages) < 5 {
+				if len(messages) < 5 && !slices.Contains(messages, err.Error()) {
 					messages = append(messages, err.Error())
 				}
 			}

@@ -419,7 +419,7 @@ async function runLoad(plan) {
         failed = true;
         const name = grpc.status[error.code] ?? 'DATA_LOSS';
         errors[name] = (errors[name] ?? 0) + 1;
-        if (messages.length < 5) messages.push(error.message);
+        if (messages.length < 5 && !messages.includes(error.message)) messages.push(error.message);
       }
       slowest = Math.max(slowest, Date.now() - started);
       ended += 1;

@@ -437,7 +437,7 @@ def run_load(options):
                 state["ended"] += 1
                 if failed:
                     errors[failed[0]] = errors.get(failed[0], 0) + 1
-                    if len(messages) < 5:
+                    if len(messages) < 5 and failed[1] not in messages:
                         messages.append(failed[1])
                 else:
                     tally.add(call.id, reply)

@@ -28,7 +28,12 @@ struct Options {
 }
 
 fn main() -> Result<ExitCode> {
-    let options = Options::parse();
+    let result = run(&Options::parse());
+    grpclb_tests::cleanup::wait_if_interrupted();
+    result
+}
+
+fn run(options: &Options) -> Result<ExitCode> {
     ensure!(
         nix::unistd::geteuid().is_root(),
         "the demo needs root: it makes network namespaces and loads BPF programs"

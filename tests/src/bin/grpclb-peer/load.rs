@@ -142,11 +142,15 @@ fn note(found: &mut Found, result: Result<Tally, Status>) -> bool {
         }
         Err(status) => {
             *found.errors.entry(format!("{:?}", status.code())).or_default() += 1;
-            if found.messages.len() < 5 {
-                found.messages.push(format!(
-                    "{status} {:?}",
-                    std::error::Error::source(&status).map(ToString::to_string)
-                ));
+            let cause = std::error::Error::source(&status).map(|cause| format!(" ({cause:?})"));
+            let message = format!(
+                "{:?}: {}{}",
+                status.code(),
+                status.message(),
+                cause.unwrap_or_default()
+            );
+            if found.messages.len() < 5 && !found.messages.contains(&message) {
+                found.messages.push(message);
             }
             true
         }
