@@ -126,9 +126,8 @@ impl Story {
             7 if !self.dials.is_empty() => {
                 let id = self.dials.remove(usize::from(which) % self.dials.len());
                 if argument.is_multiple_of(4) {
-                    self.splitter.handle_dialed(self.now, id, Err(DialError::Refused));
-                } else {
-                    self.splitter.handle_dialed(self.now, id, Ok(()));
+                    let _ = self.splitter.handle_dialed(self.now, id, Err(DialError::Refused));
+                } else if self.splitter.handle_dialed(self.now, id, Ok(())) {
                     self.upstreams.push(Socket {
                         id,
                         input: BytesMut::new(),

@@ -257,9 +257,11 @@ impl Splitter {
         self.forget(id);
     }
 
-    /// The dial that [`Action::Dial`] asked for has ended.
-    pub fn handle_dialed(&mut self, now: Time, upstream: UpstreamId, result: Result<(), DialError>) {
-        self.upstream_dialed(now, upstream, result);
+    /// The dial that [`Action::Dial`] asked for has ended. False: it took too long, or nobody needs it any more; a socket
+    /// is to be closed.
+    #[must_use]
+    pub fn handle_dialed(&mut self, now: Time, upstream: UpstreamId, result: Result<(), DialError>) -> bool {
+        self.upstream_dialed(now, upstream, result)
     }
 
     /// When [`Self::handle_timeout`] wants to be called; it may prove to be early.

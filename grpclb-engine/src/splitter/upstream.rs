@@ -19,22 +19,29 @@ use crate::hpack::HeaderList;
 const SHORT_LIFE: std::time::Duration = std::time::Duration::from_secs(1);
 
 impl Splitter {
-    pub(super) fn upstream_dialed(&mut self, now: Time, id: UpstreamId, result: Result<(), DialError>) {
+    pub(super) fn upstream_dialed(
+        &mut self,
+        now: Time,
+        id: UpstreamId,
+        result: Result<(), DialError>,
+    ) -> bool {
         let Some(upstream) = self.upstreams.get_mut(id.0) else {
-            return;
+            return false;
         };
         if upstream.state != UpstreamState::Dialing {
-            return;
+            return false;
         }
         match result {
             Ok(()) => {
                 upstream.state = UpstreamState::Handshaking;
                 self.touch(id.into());
                 self.arm(id.into());
+                true
             }
             Err(error) => {
                 self.upstream_over(now, id, &error.to_string(), true);
                 self.forget(id.into());
+                false
             }
         }
     }

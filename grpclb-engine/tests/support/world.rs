@@ -501,7 +501,10 @@ impl World {
                 Some(true) => {
                     moved = true;
                     self.opened += 1;
-                    self.splitter.handle_dialed(self.now, id, Ok(()));
+                    assert!(
+                        self.splitter.handle_dialed(self.now, id, Ok(())),
+                        "dials that are over are withdrawn"
+                    );
                     self.links.push(Link {
                         id,
                         backend,
@@ -516,7 +519,7 @@ impl World {
                 }
                 Some(false) => {
                     moved = true;
-                    self.splitter.handle_dialed(self.now, id, Err(DialError::Refused));
+                    let _ = self.splitter.handle_dialed(self.now, id, Err(DialError::Refused));
                 }
                 None => self.dials.push((at + Duration::from_hours(1), id, backend)),
             }

@@ -149,11 +149,13 @@ async fn dial_upstream(pod: Rc<Pod>, upstream: UpstreamId, endpoint: Endpoint) {
     let id = ConnId::Upstream(upstream);
     let dialed = dial(&pod.netns, endpoint.address, pod.worker.config.mark).await;
     let result = dialed.as_ref().map(|_| ()).map_err(dial_error);
-    pod.splitter
+    let wanted = pod
+        .splitter
         .borrow_mut()
         .handle_dialed(pod.worker.now(), upstream, result);
     pod.driver.wake();
     match dialed {
+        Ok(_) if !wanted => debug!(pod = %pod.id, endpoint = %endpoint.address, "dialled too late"),
         Ok(stream) => leg::serve_upstream(pod, stream, id).await,
         Err(error) => debug!(pod = %pod.id, endpoint = %endpoint.address, %error, "dial failed"),
     }
