@@ -19,8 +19,11 @@ use super::wake::Wake;
 /// How long a peer may take to answer our end of stream with its own, before the connection is closed all the same.
 const FINISH: Duration = Duration::from_secs(2);
 
+/// Room for a read behind an unfinished frame.
+const LEAST_READ: usize = 4096;
+
 /// Slices of one writev(2).
-const SLICES: usize = 64;
+const SLICES: usize = 16;
 
 /// A connection's socket and what its two users, the reading task and the writing driver, tell each other.
 pub(super) struct Leg {
@@ -128,6 +131,7 @@ impl Leg {
         let mut input = pod.worker.frames.take();
         let mut unfinished = self.unfinished.borrow_mut();
         input.extend_from_slice(&unfinished);
+        input.reserve(LEAST_READ);
         if socket::read(&self.stream, &mut input)? == 0 {
             return Ok(Read::Ended);
         }

@@ -88,6 +88,9 @@ impl Worker {
 }
 
 /// A buffer that all reads of a worker go into: connections that wait own none.
+///
+/// Payloads may be handed on by reference; they hold the memory until they are written. So reads take the rest of the
+/// buffer until little is left of it, and its beginning again as soon as nothing is held.
 pub(super) struct Scratch {
     buffer: RefCell<BytesMut>,
     size: usize,
@@ -101,12 +104,14 @@ impl Scratch {
         }
     }
 
-    /// The buffer, empty, until the guard is dropped. Never across an await: the next task takes it.
+    /// The buffer, empty and with room for a read, until the guard is dropped. Never across an await: the next task
+    /// takes it.
     pub(super) fn take(&self) -> RefMut<'_, BytesMut> {
         let mut buffer = self.buffer.borrow_mut();
         buffer.clear();
-        // Payloads that were handed on by reference keep the old memory; then this takes new.
-        buffer.reserve(self.size);
+        if !buffer.try_reclaim(self.size) && buffer.capacity() < self.size / 4 {
+            buffer.reserve(self.size);
+        }
         buffer
     }
 }
