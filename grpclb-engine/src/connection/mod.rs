@@ -159,7 +159,11 @@ impl Connection {
             decoder: Decoder::new(config.header_table_size.max(crate::hpack::DEFAULT_TABLE_SIZE)),
             encoder: Encoder::new(),
             streams: Streams::new(),
-            last_id: StreamId::CONNECTION,
+            last_id: if server {
+                StreamId::CONNECTION
+            } else {
+                StreamId::new(config.first_stream.saturating_sub(2))
+            },
             peer: PeerSettings::default(),
             unacknowledged,
             initial_window: DEFAULT_WINDOW,
@@ -235,6 +239,11 @@ impl Connection {
         } else {
             0
         }
+    }
+
+    /// The stream ids have run out: another connection is needed.
+    pub fn is_exhausted(&self) -> bool {
+        self.check_open() == Err(OpenError::NoMoreIds)
     }
 
     /// The peer sent GOAWAY, or we did: no new streams.

@@ -24,6 +24,8 @@ pub struct Config {
     pub max_concurrent_streams: u32,
     pub limits: Limits,
     pub reset_pacing: ResetPacing,
+    /// Client role only: the id of the first stream, an odd number. Another one than 1 only lets tests see ids run out.
+    pub first_stream: u32,
 }
 
 /// How our own `RST_STREAMs` to a server are spread. Client role only; a server may send them as they come.
@@ -65,6 +67,7 @@ impl Config {
             max_concurrent_streams: 10_000,
             limits: Limits::default(),
             reset_pacing: ResetPacing::default(),
+            first_stream: 1,
         }
     }
 

@@ -99,9 +99,12 @@ impl Upstream {
         self.state == UpstreamState::Ready
     }
 
-    /// Whether it counts as one of the pool's connections: those that go away do not.
+    /// Whether it counts as one of the pool's connections: those that go away do not, nor those without stream ids.
     pub(super) fn is_live(&self) -> bool {
-        self.link.closing.is_none() && !self.link.conn.is_going_away() && !self.link.conn.is_closed()
+        self.link.closing.is_none()
+            && !self.link.conn.is_going_away()
+            && !self.link.conn.is_closed()
+            && !self.link.conn.is_exhausted()
     }
 
     pub(super) fn takes_calls(&self) -> bool {

@@ -8,3 +8,4 @@ mod endpoints;
 mod errors;
 mod faults;
 mod replay;
+mod upkeep;

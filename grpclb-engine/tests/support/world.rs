@@ -1,7 +1,7 @@
 //! A pod's clients, one splitter, and backends, joined by byte queues under a virtual clock. Backends note what they
 //! run, so that a test can say "never twice"; clients note how each call ended.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,6 +54,8 @@ pub struct Backend {
     pub frozen: bool,
     /// Says GOAWAY as soon as it is connected.
     pub farewell: bool,
+    /// The header fields of its last request.
+    pub heard: Vec<String>,
     /// Calls that ran, and how often.
     pub ran: BTreeMap<u32, u32>,
     pub dials: u32,
@@ -65,7 +67,7 @@ struct Link {
     backend: usize,
     side: Side,
     wire: Wire,
-    calls: Vec<(StreamKey, u32, Behaviour)>,
+    calls: HashMap<StreamKey, (u32, Behaviour)>,
     /// The splitter was told, or has told, that it is over.
     over: bool,
 }
@@ -123,6 +125,8 @@ pub struct World {
     pub policy: Policy,
     pub subset: usize,
     pub per_connection: bool,
+    /// Of clients that are opened from here on.
+    pub client_config: connection::Config,
     pub rng: Rng,
     pub opened: u32,
 }
@@ -147,6 +151,7 @@ impl World {
             policy: Policy::RoundRobin,
             subset: 20,
             per_connection: false,
+            client_config: connection::Config::to_backend(),
             rng: Rng::seeded(seed),
             opened: 0,
         };
@@ -171,6 +176,7 @@ impl World {
             accepts: Some(true),
             frozen: false,
             farewell: false,
+            heard: Vec::new(),
             ran: BTreeMap::new(),
             dials: 0,
         });
@@ -202,7 +208,7 @@ impl World {
             .expect("the Service is set");
         self.clients.push(Client {
             id,
-            side: Side::new(Role::Client, connection::Config::to_backend()),
+            side: Side::new(Role::Client, self.client_config.clone()),
             wire: Wire::default(),
             over: false,
             deaf: false,
@@ -510,7 +516,7 @@ impl World {
                         backend,
                         side: Side::new(Role::Server, self.backends[backend].config.clone()),
                         wire: Wire::default(),
-                        calls: Vec::new(),
+                        calls: HashMap::new(),
                         over: false,
                     });
                     if self.backends[backend].farewell {
@@ -723,13 +729,7 @@ impl World {
         let backend = &mut self.backends[link.backend];
         for event in link.side.take_events() {
             // A call keeps to what its backend did when it began.
-            let of = |stream: StreamKey| {
-                link.calls
-                    .iter()
-                    .rev()
-                    .find(|(key, ..)| *key == stream)
-                    .map(|call| call.2)
-            };
+            let of = |stream: StreamKey| link.calls.get(&stream).map(|call| call.1);
             let behaviour = match &event {
                 Event::Headers { stream, .. } | Event::Data { stream, .. } => {
                     of(*stream).unwrap_or(backend.behaviour)
@@ -744,6 +744,7 @@ impl World {
                     kind: HeadersKind::Request,
                     ..
                 } => {
+                    backend.heard = headers.iter().map(|entry| format!("{:?}", entry.field)).collect();
                     let number = headers.get("call").expect("every call has its number");
                     let number: u32 = String::from_utf8_lossy(number).parse().expect("a number");
                     if behaviour == Behaviour::Refuse {
@@ -751,7 +752,7 @@ impl World {
                         continue;
                     }
                     *backend.ran.entry(number).or_default() += 1;
-                    link.calls.push((stream, number, behaviour));
+                    link.calls.insert(stream, (number, behaviour));
                     match behaviour {
                         Behaviour::Silent | Behaviour::Refuse => {}
                         Behaviour::Reset(code) => link.side.connection.reset(stream, code),
@@ -802,7 +803,8 @@ impl World {
     /// The backend ends this held call, if it runs here.
     pub fn finish(&mut self, call: usize) {
         for link in self.links.iter_mut().filter(|link| !link.over) {
-            if let Some(&(stream, ..)) = link.calls.iter().find(|(_, number, _)| *number == call as u32) {
+            let found = link.calls.iter().find(|(_, (number, _))| *number == call as u32);
+            if let Some((&stream, _)) = found {
                 link.side.trailers(stream);
             }
         }
