@@ -16,6 +16,8 @@ use crate::workspace;
 const SHOWN_LINES: usize = 80;
 /// How often a line is printed where there is no terminal to redraw.
 const QUIET_INTERVAL: Duration = Duration::from_secs(30);
+/// What takes longer hangs: it is ended, and counts as failed.
+const LIMIT: Duration = Duration::from_mins(20);
 
 /// What a step did.
 pub(crate) struct Finished {
@@ -58,6 +60,7 @@ pub(crate) fn run_to_end(label: &str, command: &mut Command) -> Result<Finished>
         .spawn()
         .with_context(|| format!("cannot run {}", command.get_program().display()))?;
 
+    let pid = child.id();
     let (ended, end) = mpsc::channel();
     let waiter = std::thread::spawn(move || {
         let status = child.wait();
@@ -67,17 +70,27 @@ pub(crate) fn run_to_end(label: &str, command: &mut Command) -> Result<Finished>
     let mut line = Line::new(label);
     while end.recv_timeout(Duration::from_secs(1)) == Err(mpsc::RecvTimeoutError::Timeout) {
         line.update(started.elapsed(), &log);
+        if started.elapsed() > LIMIT {
+            eprintln!("\n  {label}: ended after {} minutes", LIMIT.as_secs() / 60);
+            kill_with_descendants(pid);
+        }
     }
     let status = waiter
         .join()
         .map_err(|_| anyhow::anyhow!("waiting for {label} failed"))??;
     line.finish(started.elapsed(), status.success());
     let output = String::from_utf8_lossy(&fs::read(&log)?).into_owned();
-    Ok(Finished {
-        status,
-        output,
-        log,
-    })
+    Ok(Finished { status, output, log })
+}
+
+/// Ends a process and all that it has started: cargo alone would leave its test programs running.
+fn kill_with_descendants(pid: u32) {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let _ = Command::new("kill").args(["-KILL", &pid.to_string()]).status();
+    children
+        .split_whitespace()
+        .filter_map(|child| child.parse().ok())
+        .for_each(kill_with_descendants);
 }
 
 fn log_file(label: &str) -> Result<PathBuf> {

@@ -26,7 +26,7 @@ var scenarios = map[string]func(context.Context, string, *tally) error{
 	"unary": unary, "many_connections": manyConnections, "client_stream": clientStream, "server_stream": serverStream,
 	"bidi": bidi, "large": large, "concurrent": concurrent, "metadata": metadataScenario, "deadline": deadline,
 	"cancel": cancel, "statuses": statuses, "trailers_only": trailersOnly, "compression": compression,
-	"keepalive": keepaliveScenario,
+	"keepalive": keepaliveScenario, "gigabyte": gigabyte, "cancel_storm": cancelStorm,
 }
 
 // runScenario runs one scenario, which checks every answer.
@@ -450,4 +450,73 @@ func keepaliveScenario(ctx context.Context, target string, counted *tally) error
 		return fmt.Errorf("one stream, two backends")
 	}
 	return counted.add(call.Id, first)
+}
+
+// gigabyte sends 1000 messages of 1 MB on one stream and takes as many back, both at the same time.
+func gigabyte(ctx context.Context, target string, counted *tally) error {
+	client, connection, err := connect(target)
+	if err != nil {
+		return err
+	}
+	defer connection.Close()
+	const count, distinct = 1000, 17
+	calls := make([]*probe.Call, distinct)
+	for index := range calls {
+		calls[index] = newCall("gigabyte", 0, pattern(index, 1_000_000))
+	}
+	stream, err := client.Bidi(ctx)
+	if err != nil {
+		return err
+	}
+	sent := make(chan error, 1)
+	go func() {
+		for sequence := range count {
+			if err := stream.Send(calls[sequence%distinct]); err != nil {
+				sent <- err
+				return
+			}
+		}
+		sent <- stream.CloseSend()
+	}()
+	var first *probe.Reply
+	for sequence := range count {
+		reply, err := stream.Recv()
+		if err != nil {
+			return err
+		}
+		if first == nil {
+			first = reply
+		}
+		if err := oneOf(calls[sequence%distinct], first, reply, sequence); err != nil {
+			return err
+		}
+	}
+	if _, err := stream.Recv(); err != io.EOF {
+		return fmt.Errorf("ended with %v", err)
+	}
+	if err := <-sent; err != nil {
+		return err
+	}
+	return counted.add(calls[0].Id, first)
+}
+
+// cancelStorm begins 4000 calls and gives each up at once, forty at a time. Whatever becomes of them is right.
+func cancelStorm(ctx context.Context, target string, counted *tally) error {
+	client, connection, err := connect(target)
+	if err != nil {
+		return err
+	}
+	defer connection.Close()
+	for round := range 100 {
+		cancelled, cancel := context.WithCancel(ctx)
+		for number := range 40 {
+			call := newCall("cancel_storm", round*40+number, nil)
+			call.Replies, call.DelayMs = 10, 1000
+			if _, err := client.ServerStream(cancelled, call); err == nil {
+				counted.calls++
+			}
+		}
+		cancel()
+	}
+	return nil
 }
