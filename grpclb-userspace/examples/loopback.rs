@@ -22,7 +22,9 @@ const SLOT: u32 = 0x01_0001;
 fn main() -> anyhow::Result<()> {
     let mut args = std::env::args().skip(1);
     let port: u16 = args.next().context("which port?")?.parse()?;
-    let backends = args.map(|backend| backend.parse()).collect::<Result<Vec<SocketAddr>, _>>()?;
+    let backends = args
+        .map(|backend| backend.parse())
+        .collect::<Result<Vec<SocketAddr>, _>>()?;
 
     let plane = DataPlane::start(&Config {
         workers: 1,
@@ -35,12 +37,23 @@ fn main() -> anyhow::Result<()> {
         seed: 1,
     })?;
     plane.set_service(SLOT, &service(&backends));
-    let listeners = Listeners { v4: TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))?, v6: None };
-    plane.add_pod(Arc::from("loopback"), Arc::new(Netns::open(&NetnsRef::Host)?), listeners, false);
+    let listeners = Listeners {
+        v4: TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))?,
+        v6: None,
+    };
+    plane.add_pod(
+        Arc::from("loopback"),
+        Arc::new(Netns::open(&NetnsRef::Host)?),
+        listeners,
+        false,
+    );
 
     std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-    println!("{}", serde_json::to_string_pretty(&runtime.block_on(plane.status()))?);
+    println!(
+        "{}",
+        serde_json::to_string_pretty(&runtime.block_on(plane.status()))?
+    );
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 //! for and keeps the splitter's one timer.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use grpclb_engine::Time;
 use grpclb_engine::balance::Endpoint;
 use grpclb_engine::splitter::{Action, ConnId, DialError, Ended, How, UpstreamId};
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, Sleep};
 use tracing::debug;
 
@@ -26,6 +28,8 @@ pub(super) struct Driver {
     wake: Wake,
     /// Connections whose full socket can be written again.
     writable: RefCell<Vec<ConnId>>,
+    /// Dials that are under way.
+    dials: RefCell<HashMap<UpstreamId, AbortHandle>>,
     /// When the timer fires; it may be early, never late.
     armed: Cell<Option<Time>>,
 }
@@ -128,8 +132,11 @@ fn flush(pod: &Pod, now: Time, id: ConnId) {
 fn act(pod: &Rc<Pod>, now: Time, action: Action) {
     match action {
         Action::Dial { upstream, endpoint } => {
-            let dialing = dial_upstream(Rc::clone(pod), upstream, endpoint);
-            pod.spawn(dialing);
+            let dialing = pod.spawn(dial_upstream(Rc::clone(pod), upstream, endpoint));
+            pod.driver
+                .dials
+                .borrow_mut()
+                .extend(dialing.map(|task| (upstream, task)));
         }
         Action::CloseClient { client, how } => close(pod, now, ConnId::Client(client), how),
         Action::CloseUpstream { upstream, how } => close(pod, now, ConnId::Upstream(upstream), how),
@@ -142,12 +149,17 @@ fn close(pod: &Pod, now: Time, id: ConnId, how: How) {
     }
     if let Some(leg) = pod.legs.borrow().get(id) {
         leg.end(how);
+    } else if let ConnId::Upstream(upstream) = id
+        && let Some(dialing) = pod.driver.dials.borrow_mut().remove(&upstream)
+    {
+        dialing.abort();
     }
 }
 
 async fn dial_upstream(pod: Rc<Pod>, upstream: UpstreamId, endpoint: Endpoint) {
     let id = ConnId::Upstream(upstream);
     let dialed = dial(&pod.netns, endpoint.address, pod.worker.config.mark).await;
+    pod.driver.dials.borrow_mut().remove(&upstream);
     let result = dialed.as_ref().map(|_| ()).map_err(dial_error);
     let wanted = pod
         .splitter

@@ -16,6 +16,9 @@ use super::pod::Pod;
 use super::socket;
 use super::wake::Wake;
 
+/// How long a peer may take to read what is left for it when the connection ends.
+const FLUSH: Duration = Duration::from_secs(30);
+
 /// How long a peer may take to answer our end of stream with its own, before the connection is closed all the same.
 const FINISH: Duration = Duration::from_secs(2);
 
@@ -35,7 +38,7 @@ pub(super) struct Leg {
     full: Cell<bool>,
     /// The socket was full, is writable again, and the driver has not written the rest yet.
     rest: Cell<bool>,
-    /// What the splitter decided; `Graceful` is due when all is written.
+    /// What the splitter decided.
     ending: Cell<Option<How>>,
     /// Wakes the task.
     wake: Wake,
@@ -93,15 +96,9 @@ impl Leg {
     /// Reads what is there and hands it to the splitter, until the splitter or the socket ends the connection.
     fn poll(&self, pod: &Pod, cx: &mut Context<'_>) -> Poll<How> {
         self.wake.register(cx);
-        if self.full.get() && self.stream.poll_write_ready(cx).is_ready() {
-            self.full.set(false);
-            self.rest.set(true);
-            pod.driver.writable(self.id);
-        }
-        match self.ending.get() {
-            Some(How::Graceful) if self.full.get() || self.rest.get() => return Poll::Pending,
-            Some(how) => return Poll::Ready(how),
-            None => {}
+        self.poll_writable(pod, cx);
+        if let Some(how) = self.ending.get() {
+            return Poll::Ready(how);
         }
         loop {
             let ended = match ready!(self.stream.poll_read_ready(cx)).and_then(|()| self.read(pod)) {
@@ -119,12 +116,36 @@ impl Leg {
                 .borrow_mut()
                 .handle_closed(pod.worker.now(), self.id, ended);
             pod.driver.wake();
+            // What the socket did not take is for nobody any more.
+            self.full.set(false);
+            self.rest.set(false);
             return Poll::Ready(if ended == Ended::Eof {
                 How::Graceful
             } else {
                 How::Reset
             });
         }
+    }
+
+    /// Tells the driver when a full socket can be written again.
+    fn poll_writable(&self, pod: &Pod, cx: &mut Context<'_>) {
+        if self.full.get() && self.stream.poll_write_ready(cx).is_ready() {
+            self.full.set(false);
+            self.rest.set(true);
+            pod.driver.writable(self.id);
+        }
+    }
+
+    /// Waits until the driver has written all that the splitter had left. What the peer sends meanwhile is read away:
+    /// it may be blocked in sending, and then does not read.
+    fn poll_flushed(&self, pod: &Pod, cx: &mut Context<'_>) -> Poll<()> {
+        self.wake.register(cx);
+        self.poll_writable(pod, cx);
+        if !self.full.get() && !self.rest.get() {
+            return Poll::Ready(());
+        }
+        let _ended = poll_discard(&self.stream, cx);
+        Poll::Pending
     }
 
     fn read(&self, pod: &Pod) -> io::Result<Read> {
@@ -182,19 +203,22 @@ pub(super) async fn serve_upstream(pod: Rc<Pod>, stream: TcpStream, id: ConnId) 
 
 async fn run(pod: Rc<Pod>, leg: Rc<Leg>) {
     let how = poll_fn(|cx| leg.poll(&pod, cx)).await;
-    pod.legs.borrow_mut().remove(leg.id);
     if how == How::Graceful {
-        finish(&leg.stream).await;
+        finish(&pod, &leg).await;
     }
+    pod.legs.borrow_mut().remove(leg.id);
 }
 
-/// Ends the connection in order: our end of stream, then the peer's, then the close. Until then a reset is still what
-/// our death would be; and what the peer sends meanwhile is read away, or the kernel would answer it with a reset.
-async fn finish(stream: &TcpStream) {
-    if socket::shutdown_write(stream).is_ok() {
-        let _ = tokio::time::timeout(FINISH, poll_fn(|cx| poll_discard(stream, cx))).await;
+/// Ends the connection in order: what is left to say, our end of stream, then the peer's, then the close. Until then a
+/// reset is still what our death would be, and what becomes of a peer that does not take the rest.
+async fn finish(pod: &Pod, leg: &Leg) {
+    let flushed = tokio::time::timeout(FLUSH, poll_fn(|cx| leg.poll_flushed(pod, cx))).await;
+    if flushed.is_err() || socket::shutdown_write(&leg.stream).is_err() {
+        return;
     }
-    socket::lift_linger(stream);
+    // What still comes is read away, or the kernel would answer it with a reset.
+    let _ = tokio::time::timeout(FINISH, poll_fn(|cx| poll_discard(&leg.stream, cx))).await;
+    socket::lift_linger(&leg.stream);
 }
 
 fn poll_discard(stream: &TcpStream, cx: &mut Context<'_>) -> Poll<()> {

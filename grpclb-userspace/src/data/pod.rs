@@ -10,7 +10,7 @@ use std::time::Duration;
 use grpclb_engine::balance::Service;
 use grpclb_engine::splitter::{ServiceKey, ServiceView, Splitter};
 use tokio::sync::Notify;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 use super::accept::accept_loop;
 use super::config::Listeners;
@@ -93,15 +93,16 @@ impl Pod {
         pod
     }
 
-    /// Runs a task of this pod: it is dropped, with its sockets, when the pod goes.
-    pub(super) fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+    /// Runs a task of this pod: it is dropped, with its sockets, when the pod goes. `None` if it has gone.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + 'static) -> Option<AbortHandle> {
         if self.gone.get() {
-            return;
+            return None;
         }
-        self.tasks.borrow_mut().spawn_local(async move {
+        let task = self.tasks.borrow_mut().spawn_local(async move {
             let _die = DieOnPanic;
             task.await;
         });
+        Some(task)
     }
 
     /// Forgets the tasks that have ended.

@@ -1,7 +1,5 @@
 //! How connections end: resets stay resets, a pod's end frees its namespace, our own death is a reset, a drain waits.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use grpclb_userspace::data::Leave;
@@ -87,44 +85,4 @@ async fn the_drain_of_the_agent_waits_for_connections_up_to_its_limit() {
     );
     drop((client, server));
     assert!(rig.plane.drain(Duration::from_secs(10)).await, "none was open");
-}
-
-/// The relay of the next test, in a process of its own: says where it listens and then relays until it is killed.
-#[tokio::test]
-#[ignore = "run by kill_9_of_the_relay_is_a_reset_at_both_ends"]
-async fn relay_until_killed() {
-    let backend = std::env::var("GRPCLB_TEST_BACKEND").expect("run by another test");
-    let rig = Rig::start();
-    rig.serve(SLOT, Protocol::Detect, &[backend.parse().expect("an address")]);
-    println!("listening on {}", rig.port);
-    std::future::pending::<()>().await;
-}
-
-#[tokio::test]
-async fn kill_9_of_the_relay_is_a_reset_at_both_ends() {
-    let (listener, address) = backend().await;
-    let mut relay = Command::new(std::env::current_exe().expect("this test"))
-        .args(["--exact", "ends::relay_until_killed", "--ignored", "--nocapture"])
-        .env("GRPCLB_TEST_BACKEND", address.to_string())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("the relay starts");
-    let lines = BufReader::new(relay.stdout.take().expect("its output")).lines();
-    let port = lines
-        .map_while(Result::ok)
-        .find_map(|line| line.split("listening on ").nth(1)?.trim().parse().ok());
-    let port: u16 = port.expect("the relay says where it listens");
-
-    let mut client = TcpStream::connect((address_of(SLOT), port))
-        .await
-        .expect("accepted");
-    client.write_all(b"hello").await.expect("written");
-    let mut server = accept(&listener).await;
-    passes(&mut server, &mut client, b"a part of a long answer").await;
-    assert_eq!(read_exactly(&mut server, 5).await, b"hello");
-
-    relay.kill().expect("killed");
-    relay.wait().expect("gone");
-    assert_reset(&mut client, "the client").await;
-    assert_reset(&mut server, "the server").await;
 }

@@ -3,6 +3,7 @@
 
 mod bytes;
 mod calls;
+mod deaths;
 mod ends;
 mod h2_peers;
 mod namespaces;

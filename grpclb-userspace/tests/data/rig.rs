@@ -29,7 +29,11 @@ impl Rig {
     }
 
     pub(crate) fn with_workers(workers: usize) -> Self {
-        let plane = DataPlane::start(&config(workers)).expect("workers start");
+        Self::with(&config(workers))
+    }
+
+    pub(crate) fn with(config: &Config) -> Self {
+        let plane = DataPlane::start(config).expect("workers start");
         let listener = std::net::TcpListener::bind("0.0.0.0:0").expect("a listener");
         let port = listener.local_addr().expect("its address").port();
         let netns = Arc::new(Netns::open(&NetnsRef::Host).expect("root opens its own namespace"));
