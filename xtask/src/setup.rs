@@ -316,6 +316,9 @@ fn install_node_packages() -> Result<()> {
     remember("js", &["package-lock.json"])
 }
 
+/// The version that go.mod asks for.
+const GO_VERSION: &str = "1.26.0";
+
 const GO_SOURCES: &[&str] = &[
     "go.mod",
     "go.sum",
@@ -330,8 +333,9 @@ const GO_SOURCES: &[&str] = &[
 fn build_go_peer() -> Result<()> {
     let home = workspace::peers().join("go");
     fs::create_dir_all(&home)?;
-    let mut go = Command::new("go");
+    let mut go = Command::new(recent_go()?);
     go.current_dir(source("go"))
+        .env_remove("GOROOT")
         .env("CGO_ENABLED", "0")
         .args(["build", "-o"])
         .arg(home.join("peer"))
@@ -340,8 +344,50 @@ fn build_go_peer() -> Result<()> {
     remember("go", GO_SOURCES)
 }
 
+/// The installed go, if it can fetch the toolchain that go.mod asks for (1.21 and later). Debian 12's cannot, but it can
+/// download that toolchain as the module that it is.
+fn recent_go() -> Result<PathBuf> {
+    let printed = Command::new("go")
+        .arg("version")
+        .output()
+        .context("cannot run go")?;
+    let printed = String::from_utf8_lossy(&printed.stdout).into_owned();
+    let minor = printed
+        .split("go1.")
+        .nth(1)
+        .and_then(|rest| rest.split(['.', ' ', 'r', 'b']).next());
+    if minor
+        .and_then(|minor| minor.parse::<u32>().ok())
+        .is_some_and(|minor| minor >= 21)
+    {
+        return Ok("go".into());
+    }
+    let architecture = if cfg!(target_arch = "aarch64") {
+        "arm64"
+    } else {
+        "amd64"
+    };
+    let module = format!("golang.org/toolchain@v0.0.1-go{GO_VERSION}.linux-{architecture}");
+    let path = workspace::tools().join("go");
+    fs::create_dir_all(&path)?;
+    let mut download = Command::new("go");
+    download
+        .current_dir(&path)
+        .env("GOPATH", &path)
+        .env("GOFLAGS", "-modcacherw")
+        .args(["mod", "download", &module]);
+    progress::run(&format!("Go {GO_VERSION}"), &mut download)?;
+    let unpacked = path.join("pkg/mod").join(module);
+    // Modules are unpacked without the right to execute.
+    progress::run(
+        "Go's programs made executable",
+        Command::new("chmod").args(["-R", "u+x"]).arg(&unpacked),
+    )?;
+    Ok(unpacked.join("bin/go"))
+}
+
 /// The committed sources of a language's peers.
-fn source(language: &str) -> std::path::PathBuf {
+fn source(language: &str) -> PathBuf {
     workspace::root().join("tests/peers").join(language)
 }
 
