@@ -52,7 +52,7 @@ impl Config {
             pool: 4,
             queue: 10_000,
             dial_timeout: Duration::from_secs(1),
-            dial_grace: Duration::from_millis(10),
+            dial_grace: Duration::from_millis(50),
             stall: Duration::from_millis(50),
             idle: Duration::from_mins(5),
             linger: Duration::from_secs(5),

@@ -36,6 +36,8 @@ pub(super) struct PoolSet {
     by_member: Vec<Option<Key>>,
     /// Calls in all of its queues.
     pub(super) waiting: usize,
+    /// A call came when no endpoint was connected: until then, calls wait for the endpoint that was picked for them.
+    cold_until: Time,
 }
 
 /// The connections to one endpoint.
@@ -149,12 +151,16 @@ impl Splitter {
         };
         let Some(set) = set else { return };
         let (pools, upstreams, most) = (&self.pools, &self.upstreams, self.config.pool);
+        let cold = now < set.cold_until;
         let choice = group.picker.pick(now, &mut self.rng, &call.avoid, |member| {
-            standing(
+            match standing(
                 set.get(pools, member).and_then(|pool| pools.get(pool)),
                 upstreams,
                 most,
-            )
+            ) {
+                Standing::Absent | Standing::Dialing if cold => Standing::Room,
+                known => known,
+            }
         });
         let Some(choice) = choice else {
             let reason = if group.picker.is_empty() {
@@ -177,8 +183,28 @@ impl Splitter {
         {
             return self.assign(now, key, upstream);
         }
-        if self.enqueue(now, pool, key) && choice.standing == Standing::Absent {
+        if !cold {
+            self.note_cold_start(now, group_key, owner);
+        }
+        if self.enqueue(now, pool, key) && choice.standing != Standing::Full {
             self.dial(now, pool);
+        }
+    }
+
+    /// No call waits on a dial while a connected endpoint has room, but for the very first: those that come while
+    /// the first connections are made. Else a first burst would go to whoever answers first.
+    fn note_cold_start(&mut self, now: Time, group: Key, owner: Option<ClientId>) {
+        let ready = |pool: &Pool| {
+            pool.upstreams
+                .iter()
+                .any(|id| self.upstreams.get(id.0).is_some_and(Upstream::is_ready))
+        };
+        let warm = self
+            .set(group, owner)
+            .is_some_and(|set| set.iter().any(|pool| self.pools.get(pool).is_some_and(ready)));
+        let grace = self.config.dial_grace;
+        if let Some(set) = self.set_mut(group, owner).filter(|_| !warm) {
+            set.cold_until = now + grace;
         }
     }
 

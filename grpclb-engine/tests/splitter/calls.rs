@@ -24,9 +24,14 @@ fn calls_of_one_connection_are_spread_evenly_over_three_backends() {
 fn a_first_burst_is_spread_evenly_too() {
     let mut world = World::new(3);
     world.dial_delay = millis(2);
+    world.backends[1].slow = millis(15);
+    world.backends[2].slow = millis(30);
     let client = world.client();
-    let calls: Vec<_> = (0..99).map(|_| world.open(client, b"x", true)).collect();
-    world.advance(millis(5));
+    let mut calls = Vec::new();
+    for _ in 0..33 {
+        calls.extend((0..3).map(|_| world.open(client, b"x", true)));
+        world.advance(millis(1));
+    }
     assert!(calls.iter().all(|&call| world.is_ok(call)));
     assert_eq!(world.spread(), [33, 33, 33]);
 }
@@ -51,6 +56,7 @@ fn no_call_waits_on_a_dial_while_a_connected_endpoint_has_room() {
     let client = world.client();
     let first = world.call(client, b"x");
     assert!(world.is_ok(first));
+    world.advance(millis(50)); // the very first calls are over
     // The others do not answer their dials.
     for backend in 0..3 {
         if world.connections(backend) == 0 {

@@ -52,6 +52,8 @@ pub struct Backend {
     pub accepts: Option<bool>,
     /// Bytes are taken and never looked at.
     pub frozen: bool,
+    /// How much longer than others it takes to be connected.
+    pub slow: Duration,
     /// Says GOAWAY as soon as it is connected.
     pub farewell: bool,
     /// The header fields of its last request.
@@ -175,6 +177,7 @@ impl World {
             config: connection::Config::to_client(),
             accepts: Some(true),
             frozen: false,
+            slow: Duration::ZERO,
             farewell: false,
             heard: Vec::new(),
             ran: BTreeMap::new(),
@@ -473,7 +476,8 @@ impl World {
                         .position(|backend| backend.endpoint.is_same(&endpoint));
                     let backend = backend.expect("only known endpoints are dialled");
                     self.backends[backend].dials += 1;
-                    self.dials.push((self.now + self.dial_delay, upstream, backend));
+                    let due = self.now + self.dial_delay + self.backends[backend].slow;
+                    self.dials.push((due, upstream, backend));
                 }
                 Action::CloseClient { client, .. } => {
                     self.flush(ConnId::Client(client));
