@@ -19,8 +19,9 @@ pub(crate) const SLOT: u32 = 0x01_0203;
 
 /// A data plane with one pod, `client`, in this machine's own namespace.
 pub(crate) struct Rig {
-    pub plane: DataPlane,
-    pub port: u16,
+    pub(crate) plane: DataPlane,
+    pub(crate) port: u16,
+    pub(crate) port6: u16,
 }
 
 impl Rig {
@@ -33,20 +34,19 @@ impl Rig {
     }
 
     pub(crate) fn with(config: &Config) -> Self {
+        Self::with_namespace(config, false)
+    }
+
+    /// `shared`: as for `host`, whose clients are many pods'.
+    pub(crate) fn with_namespace(config: &Config, shared: bool) -> Self {
         let plane = DataPlane::start(config).expect("workers start");
-        let listener = std::net::TcpListener::bind("0.0.0.0:0").expect("a listener");
-        let port = listener.local_addr().expect("its address").port();
+        let bind = |address| std::net::TcpListener::bind(address).expect("a listener");
+        let (v4, v6) = (bind("0.0.0.0:0"), bind("[::1]:0"));
+        let port = |listener: &std::net::TcpListener| listener.local_addr().expect("its address").port();
+        let (port, port6) = (port(&v4), port(&v6));
         let netns = Arc::new(Netns::open(&NetnsRef::Host).expect("root opens its own namespace"));
-        plane.add_pod(
-            pod(),
-            netns,
-            Listeners {
-                v4: listener,
-                v6: None,
-            },
-            false,
-        );
-        Self { plane, port }
+        plane.add_pod(pod(), netns, Listeners { v4, v6: Some(v6) }, shared);
+        Self { plane, port, port6 }
     }
 
     /// Sets the Service of `slot`.
