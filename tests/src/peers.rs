@@ -14,7 +14,7 @@ use crate::node::{Node, Pod};
 use crate::process::Process;
 
 /// How long a server or a scenario may take to say something; far above what is needed on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Language {
@@ -31,8 +31,8 @@ pub enum Language {
 impl Language {
     pub const ALL: [Language; 4] = [Language::Rust, Language::Python, Language::Js, Language::Go];
 
-    /// Program, first arguments and environment of this language's peer.
-    fn launch(self) -> Result<(PathBuf, Vec<String>, Vec<(&'static str, String)>)> {
+    /// How this language's peer is started.
+    fn launch(self) -> Result<Launch> {
         let installed = target().join("peers");
         let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers");
         let proto = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -66,6 +66,9 @@ impl Language {
         Ok((program, arguments, environment))
     }
 }
+
+/// Program, first arguments and environment.
+type Launch = (PathBuf, Vec<String>, Vec<(&'static str, String)>);
 
 /// Cargo's target directory, found from where this program lies.
 pub fn target() -> PathBuf {

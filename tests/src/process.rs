@@ -1,6 +1,6 @@
 //! A child process in a namespace and a cgroup, with its lines, that never outlives its guard or this process.
 
-use std::collections::VecDeque;
+use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+
+/// How much of what a process wrote to standard error goes into messages.
+const SHOWN_LINES: usize = 40;
 
 /// Where a process is to run.
 #[derive(Clone, Copy, Debug)]
@@ -33,7 +36,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `program` at `place`. It dies with the thread that calls this (PR_SET_PDEATHSIG).
+    /// Starts `program` at `place`. It dies with the thread that calls this (`PR_SET_PDEATHSIG`).
     pub fn start(place: &Place<'_>, name: &str, program: &Path, arguments: &[String]) -> Result<Self> {
         Self::start_with(place, name, program, arguments, &[])
     }
@@ -108,16 +111,12 @@ impl Process {
     pub fn errors(&self) -> String {
         let text = fs::read(&self.stderr).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
-        let mut last: VecDeque<&str> = VecDeque::new();
-        for line in text.lines() {
-            if last.len() == 40 {
-                last.pop_front();
-            }
-            last.push_back(line);
+        let lines: Vec<&str> = text.lines().collect();
+        let mut shown = String::new();
+        for line in &lines[lines.len().saturating_sub(SHOWN_LINES)..] {
+            let _ = writeln!(shown, "    {}: {line}", self.name);
         }
-        last.into_iter()
-            .map(|line| format!("    {}: {line}\n", self.name))
-            .collect()
+        shown
     }
 
     /// Whether it has ended, without reaping it.

@@ -1,4 +1,5 @@
 //! The agent killed, frozen, told to end and replaced by another, under a steady load. Each test says which calls may fail.
+#![allow(clippy::unwrap_used)] // also in what the tests share
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,6 @@
 //! Backends that die, freeze, restart, refuse and are replaced, under a steady load. Each test says which calls may fail,
 //! and none may run twice.
+#![allow(clippy::unwrap_used)] // also in what the tests share
 
 use std::time::Duration;
 

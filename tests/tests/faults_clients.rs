@@ -1,4 +1,5 @@
 //! What one client does to another one that shares its pod, and so the connections to the backends.
+#![allow(clippy::unwrap_used)] // also in what the tests share
 
 use grpclb_tests::peers::{Language, LoadPlan, run_twice};
 use grpclb_tests::service::ECHO;

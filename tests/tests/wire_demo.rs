@@ -1,4 +1,5 @@
 //! The demo itself, and that runs which are interrupted or killed leave nothing behind.
+#![allow(clippy::unwrap_used)] // also in what the tests share
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -27,7 +28,7 @@ fn begun_demo() -> (Child, String) {
         .spawn()
         .unwrap();
     let own = format!("glbt-{}-", child.id());
-    let up = wait_until(Duration::from_secs(60), || {
+    let up = wait_until(Duration::from_mins(1), || {
         !named(&own).is_empty() && cgroup_is_used(&own)
     });
     assert!(up, "the demo makes namespaces and runs servers in them");

@@ -1,4 +1,5 @@
 //! What the configuration says about endpoints, seen by a real client.
+#![allow(clippy::unwrap_used)] // also in what the tests share
 
 use grpclb_tests::agent::Agent;
 use grpclb_tests::peers::{Language, Outcome};

@@ -13,7 +13,7 @@ use grpclb_tests::service::ECHO;
 use serde::Serialize;
 
 /// Longer than anyone looks around.
-const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
+const FOREVER: Duration = Duration::from_hours(365 * 24);
 
 /// Namespaces, servers and the Service. The node is last: it goes when all that runs on it has gone.
 #[derive(Debug)]
@@ -193,8 +193,8 @@ impl Stage {
         eprintln!(
             "\nEverything is up again, with the agent (pid {pid}) and the client pod enabled. Ctrl-C removes it all.\n\n\
              what the agent does   nsenter --net=/run/netns/{node} {program} status --admin {admin}\n\
-             call from the client  echo $$ > {cgroup}/cgroup.procs   # your shell becomes a process of the pods\n\
-             {blank}nsenter --net=/run/netns/{client} {peer} client --target {vip} --scenarios unary\n\
+             call from the client  sh -c 'echo 0 > {cgroup}/cgroup.procs && exec nsenter --net=/run/netns/{client} \
+             {peer} client --target {vip} --scenarios unary'\n\
              kube-proxy's part     nsenter --net=/run/netns/{node} nft list ruleset\n\
              attached programs     bpftool cgroup show {cgroup}\n\
              pinned maps           ls /sys/fs/bpf/{node}/current/\n\
@@ -204,7 +204,6 @@ impl Stage {
             pid = agent.process.pid(),
             cgroup = self.node.cgroup().display(),
             peer = peer.display(),
-            blank = " ".repeat(22),
         );
         // Ctrl-C ends this process from within the harness, which removes everything first.
         if wait_until(FOREVER, || agent.process.has_ended()) {

@@ -29,14 +29,17 @@ pub(crate) fn table(acts: &[Act], colours: bool) -> String {
         };
         let _ = writeln!(out, "{} {} calls, {errors}", paint("1", &title), act.calls);
         for (index, (backend, calls)) in act.per_backend.iter().enumerate() {
-            let share = *calls as f64 / act.calls.max(1) as f64;
-            let filled = ((share * BAR as f64).round() as usize).min(BAR);
+            let all = act.calls.max(1);
+            // Rounded to the nearest cell.
+            let filled = usize::try_from((calls * BAR as u64 + all / 2) / all)
+                .unwrap_or(BAR)
+                .min(BAR);
             let bar = paint(&COLOURS[index % COLOURS.len()].to_string(), &"█".repeat(filled));
             let rest = paint("2", &"·".repeat(BAR - filled));
             let _ = writeln!(
                 out,
                 "     {backend:<11} {bar}{rest} {calls:>7} {:>5.1} %",
-                share * 100.0
+                *calls as f64 * 100.0 / all as f64
             );
         }
         out.push('\n');

@@ -264,8 +264,8 @@ fn ensure_echoed(sent: &MetadataMap, received: &MetadataMap) -> Result<()> {
         };
         ensure!(
             values(sent) == values(received),
-            "{key} came back as {:?}",
-            values(received)
+            "{key} came back as {}",
+            values(received).escape_ascii()
         );
     }
     let bytes = |map: &MetadataMap| map.get_bin("x-echo-every-bin").map(|value| value.to_bytes());
