@@ -102,6 +102,7 @@ impl Splitter {
             .calls
             .insert(Call::new(id, stream, client.group, request, ended, now, window));
         client.link.conn.set_tag(stream, key.index());
+        client.link.calls += 1;
         if oversized {
             self.answer_oversized_request(now, key);
         } else {
@@ -203,7 +204,7 @@ impl Splitter {
         self.share.discharge(call.pending as usize);
         if let Some(client) = self.clients.get_mut(call.client.0) {
             client.link.conn.set_tag(call.stream, NO_CALL);
-            client.uploads -= usize::from(call.answered);
+            client.link.calls -= 1;
         }
     }
 
@@ -215,15 +216,15 @@ impl Splitter {
             return;
         };
         client.link.closing = Some(now + CLOSE_PATIENCE);
-        let uploads = client.uploads > 0;
         let calls: Vec<_> = client.link.conn.tags().collect();
         for (stream, tag) in calls {
             if let Some(key) = self.call_of_client(id, stream, tag) {
                 self.cancel(now, key, ErrorCode::CANCEL);
             }
         }
-        if uploads {
-            // Their streams have ended, so the connection does not list them.
+        if self.clients.get(id.0).is_some_and(|client| client.link.calls > 0) {
+            // Calls whose streams have ended here while the backend still takes the request, and the one whose frame
+            // was one too many: the connection does not list them.
             let rest: Vec<Key> = self
                 .calls
                 .iter()

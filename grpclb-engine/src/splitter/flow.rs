@@ -115,9 +115,6 @@ impl Splitter {
                 self.end_call(now, key, crate::frame::ErrorCode::CANCEL);
             } else if let Some(call) = self.calls.get_mut(key) {
                 call.answered = true;
-                if let Some(client) = self.clients.get_mut(id.0) {
-                    client.uploads += 1;
-                }
             }
         }
     }

@@ -28,6 +28,8 @@ pub(super) struct Link {
     pub(super) buffered: u64,
     /// Its credit is held back.
     pub(super) held: bool,
+    /// Calls that are on it, those included whose streams on it have ended.
+    pub(super) calls: usize,
 }
 
 impl Link {
@@ -40,6 +42,7 @@ impl Link {
             closing: None,
             buffered: 0,
             held: false,
+            calls: 0,
         }
     }
 }
@@ -51,8 +54,6 @@ pub(super) struct Client {
     pub(super) group: Key,
     /// Its own connections to backends, where they are not the pod's.
     pub(super) pools: Option<PoolSet>,
-    /// Calls of its that are over for it, while their backends still take the rest of the request.
-    pub(super) uploads: usize,
     /// PINGs of its that were looked at.
     pub(super) pings: u64,
     /// DATA left to it since its last PING: the next one may be to measure bandwidth.

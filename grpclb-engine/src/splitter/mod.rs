@@ -223,7 +223,6 @@ impl Splitter {
             link: Link::new(Role::Server, &self.client_config),
             group: group_key,
             pools: group.service.per_connection.then(PoolSet::default),
-            uploads: 0,
             pings: 0,
             data_since_ping: false,
             last_keepalive: None,

@@ -456,6 +456,7 @@ impl Splitter {
         upstream.last_used = now;
         group.picker.start(pool.member);
         call.member = Some(pool.member);
+        upstream.link.calls += 1;
         call.place = Place::Sent { upstream: id, stream };
         call.since = now;
         call.sent = 0;

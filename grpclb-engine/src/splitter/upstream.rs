@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::actions::{Action, DialError, How, UpstreamId};
 use super::arena::Key;
-use super::call::{Loss, Place, Response, Verdict, verdict};
+use super::call::{Call, Loss, Place, Response, Verdict, verdict};
 use super::link::{CLOSE_PATIENCE, UpstreamState};
 use super::{NO_CALL, Splitter};
 use crate::Time;
@@ -316,7 +316,11 @@ impl Splitter {
             return;
         };
         upstream.link.buffered = upstream.link.buffered.saturating_sub(call.pending);
+        upstream.link.calls -= 1;
         upstream.last_used = now;
+        if upstream.link.conn.tag(stream).is_none() {
+            return; // both ends have ended it
+        }
         upstream.link.conn.set_tag(stream, NO_CALL);
         if let Some(code) = reset {
             upstream.link.conn.reset(stream, code);
@@ -424,6 +428,23 @@ impl Splitter {
         for (stream, tag, left) in streams {
             if let Some(key) = self.call_of_upstream(id, stream, tag) {
                 self.lost(now, key, if left { Loss::Broken } else { Loss::NeverLeft }, why);
+            }
+        }
+        if self
+            .upstreams
+            .get(id.0)
+            .is_some_and(|upstream| upstream.link.calls > 0)
+        {
+            // Their streams have ended here, but the calls have not: the connection does not list them.
+            let on_it = |call: &Call| matches!(call.place, Place::Sent { upstream, .. } if upstream == id);
+            let rest: Vec<Key> = self
+                .calls
+                .iter()
+                .filter(|(_, call)| on_it(call))
+                .map(|(key, _)| key)
+                .collect();
+            for key in rest {
+                self.lost(now, key, Loss::Broken, why);
             }
         }
         let waits_in_vain = self.pools.get(pool_key).is_some_and(|pool| {
