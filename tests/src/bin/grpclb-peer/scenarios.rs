@@ -268,7 +268,7 @@ fn ensure_echoed(sent: &MetadataMap, received: &MetadataMap) -> Result<()> {
             values(received).escape_ascii()
         );
     }
-    let bytes = |map: &MetadataMap| map.get_bin("x-echo-every-bin").map(|value| value.to_bytes());
+    let bytes = |map: &MetadataMap| map.get_bin("x-echo-every-bin").map(BinaryMetadataValue::to_bytes);
     ensure!(
         matches!((bytes(sent), bytes(received)), (Some(Ok(sent)), Some(Ok(received))) if sent == received),
         "the binary value came back changed"
