@@ -15,7 +15,8 @@ use crate::connection::{Cause, CloseReason, Event, HeadersKind, PingKind, Stream
 use crate::frame::ErrorCode;
 use crate::hpack::HeaderList;
 
-/// A connection that ends sooner than this after its SETTINGS has failed: its endpoint is left alone for a while.
+/// A connection that ends sooner than this after its SETTINGS, and has answered no call, has failed: its endpoint is
+/// left alone for a while. In good order it may end ten times as soon.
 const SHORT_LIFE: std::time::Duration = std::time::Duration::from_secs(1);
 
 impl Splitter {
@@ -368,8 +369,10 @@ impl Splitter {
         };
         let in_order = matches!(reason, CloseReason::Drained | CloseReason::Local)
             || (reason == CloseReason::Eof && upstream.link.conn.is_going_away());
-        let short_lived = !upstream.is_ready() || now.since(upstream.since) < SHORT_LIFE;
-        let served = upstream.served;
+        // One that says goodbye at once and serves nobody would be dialled again for ever. One that was not needed for
+        // a while and then went in order has done nothing wrong.
+        let least = if in_order { SHORT_LIFE / 10 } else { SHORT_LIFE };
+        let useless = !upstream.is_ready() || (!upstream.served && now.since(upstream.since) < least);
         let dead = reason == CloseReason::PingTimeout;
         let why = if code == ErrorCode::NO_ERROR || in_order {
             format!("ended its connection: {reason}")
@@ -379,9 +382,7 @@ impl Splitter {
         if !in_order {
             self.stats.upstreams_lost += 1;
         }
-        // One that says goodbye at once and serves nobody would be dialled again for ever.
-        let failed = dead || (short_lived && !(in_order && served));
-        self.upstream_over(now, id, &why, failed);
+        self.upstream_over(now, id, &why, dead || useless);
         self.close_upstream(now, id);
     }
 

@@ -304,3 +304,32 @@ fn a_backend_that_says_goaway_at_once_is_not_dialled_for_ever() {
     );
     assert!(world.backends[0].dials <= 2, "{} dials", world.backends[0].dials);
 }
+
+#[test]
+fn the_only_backend_may_break_and_come_back_at_once() {
+    let mut world = World::new(1);
+    let client = world.client();
+    for _ in 0..5 {
+        let call = world.call(client, b"x");
+        assert!(world.is_ok(call), "{:?}", world.outcome(call));
+        world.kill(0);
+        world.run();
+    }
+}
+
+#[test]
+fn the_only_backend_may_limit_the_age_of_its_connections() {
+    let mut world = World::new(1);
+    world.delay = millis(1);
+    let client = world.client();
+    let mut calls = Vec::new();
+    for n in 0..200 {
+        calls.push(world.open(client, b"x", true));
+        if n % 10 == 0 {
+            world.shut_down(0);
+        }
+        world.advance(millis(100));
+    }
+    assert!(calls.iter().all(|&call| world.is_ok(call)));
+    assert!(world.opened >= 19, "{} connections", world.opened);
+}
