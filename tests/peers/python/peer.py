@@ -307,10 +307,10 @@ def deadline(target, tally):
             call = new_call("deadline", number, delay_ms=30_000)
             started = time.monotonic()
             error = expect_error(lambda: stub.Unary(call, timeout=0.3))
-            # A tonic server has a timer of its own and answers CANCELLED "Timeout expired" when that is quicker.
-            in_time = error.code() == grpc.StatusCode.DEADLINE_EXCEEDED or error.details() == "Timeout expired"
+            # A server whose timer is quicker resets the call with CANCEL, and grpcio goes by that; tonic's says CANCELLED.
+            in_time = error.code() in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
             assert in_time, f"ended with {error}"
-            assert time.monotonic() - started < 5, "took too long"
+            assert 0.25 < time.monotonic() - started < 5, "not in time"
             echo(stub, new_call("after-deadline", number, b"1"), tally)
 
 
