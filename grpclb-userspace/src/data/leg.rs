@@ -26,7 +26,7 @@ const FINISH: Duration = Duration::from_secs(2);
 const LEAST_READ: usize = 4096;
 
 /// Slices of one writev(2).
-const SLICES: usize = 16;
+const SLICES: usize = 32;
 
 /// A connection's socket and what its two users, the reading task and the writing driver, tell each other.
 pub(super) struct Leg {

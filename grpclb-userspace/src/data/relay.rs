@@ -3,8 +3,8 @@
 //! What is read goes out in the same breath; only what the other side does not take is kept, and then nothing more is
 //! read in that direction: at most one read's worth ([`Scratch`]) a direction. An idle connection owns no buffer.
 //!
-//! A copy with a large buffer, not splice(2): splice takes a fifth less CPU for bulk, but reads past the queue of
-//! sockets that `sk_msg` accelerates, whose bytes would then stand still.
+//! A copy with a large buffer, not splice(2): measured, 0.36 s of CPU a GB here, where splice takes 0.32 to 0.36; and
+//! splice reads past the queue of sockets that `sk_msg` accelerates, whose bytes would then stand still.
 
 use std::future::poll_fn;
 use std::io;
