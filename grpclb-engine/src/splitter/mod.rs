@@ -29,7 +29,8 @@
 //! | file | subject |
 //! | --- | --- |
 //! | `client` | what a client's connection says: calls begin, go on, are cancelled |
-//! | `upstream` | what a backend's connection says: responses, refusals, its end |
+//! | `upstream` | what a backend's connection says: that it is ready, that it goes, its end |
+//! | `response` | what a backend says of one call |
 //! | `call` | one call's state, and the table of what becomes of it when its backend is lost |
 //! | `pool` | from a call to a connection: pick, dial, wait |
 //! | `members` | pools when the Service's endpoints change |
@@ -53,6 +54,7 @@ mod opaque;
 mod pool;
 mod replay;
 mod reply;
+mod response;
 mod stats;
 mod timers;
 mod upstream;

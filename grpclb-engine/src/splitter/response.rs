@@ -1,0 +1,188 @@
+//! What a backend says of one call: its response, piece by piece, or that there will be none.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+
+use super::actions::UpstreamId;
+use super::arena::Key;
+use super::call::{Loss, Place, Response, Verdict, verdict};
+use super::{NO_CALL, Splitter};
+use crate::Time;
+use crate::connection::{HeadersKind, StreamKey, Tag};
+use crate::frame::ErrorCode;
+use crate::hpack::HeaderList;
+
+impl Splitter {
+    pub(super) fn response_headers(
+        &mut self,
+        now: Time,
+        key: Key,
+        headers: Rc<HeaderList>,
+        ended: bool,
+        kind: HeadersKind,
+    ) {
+        if headers.oversized() {
+            return self.answer_oversized_response(now, key);
+        }
+        let Some(call) = self.calls.get_mut(key) else {
+            return;
+        };
+        match kind {
+            HeadersKind::Informational => call.response = Response::Informed,
+            HeadersKind::Response => {
+                call.response = Response::Headers;
+                self.share.discharge(call.kept.give_up());
+                if let (Some(member), Some(group)) = (call.member, self.groups.get_mut(call.group)) {
+                    group.picker.succeed(member, now, now.since(call.since));
+                }
+                if let Place::Sent { upstream, .. } = call.place
+                    && let Some(upstream) = self.upstreams.get_mut(upstream.0)
+                {
+                    upstream.served = true;
+                }
+            }
+            HeadersKind::Trailers | HeadersKind::Request => {}
+        }
+        let client = call.client;
+        if let Some(link) = self.clients.get_mut(client.0) {
+            link.link.conn.send_headers(call.stream, headers, ended);
+        }
+        self.touch(client.into());
+        if ended {
+            self.response_ended(now, key);
+        }
+    }
+
+    pub(super) fn response_data(
+        &mut self,
+        now: Time,
+        id: UpstreamId,
+        stream: StreamKey,
+        tag: Tag,
+        chunk: Bytes,
+        ended: bool,
+    ) {
+        let len = chunk.len() as u32;
+        let Some(key) = self.call_of_upstream(id, stream, tag) else {
+            if let Some(upstream) = self.upstreams.get_mut(id.0) {
+                upstream.link.conn.release(stream, len);
+            }
+            return;
+        };
+        let Some(call) = self.calls.get_mut(key) else {
+            return;
+        };
+        call.pending += u64::from(len);
+        let (client, client_stream) = (call.client, call.stream);
+        if let Some(link) = self.clients.get_mut(client.0) {
+            link.link.conn.send_data(client_stream, chunk, ended);
+        }
+        self.touch(client.into());
+        self.charge(id.into(), len);
+        self.measure(now, id);
+        if ended {
+            self.response_ended(now, key);
+        }
+    }
+
+    /// `END_STREAM` of the response has come. The request may go on (RFC 9113 §8.1).
+    fn response_ended(&mut self, now: Time, key: Key) {
+        let Some(call) = self.calls.get_mut(key) else {
+            return;
+        };
+        call.response = Response::Ended;
+        self.stats.completed += 1;
+        let (group, member) = (call.group, call.member.take());
+        if let (Some(member), Some(group)) = (member, self.groups.get_mut(group)) {
+            group.picker.finish(member);
+        }
+        if let Place::Sent { upstream, .. } = call.place
+            && let Some(upstream) = self.upstreams.get_mut(upstream.0)
+        {
+            upstream.last_used = now;
+        }
+    }
+
+    /// The call's stream at its backend has ended before the response did: the table says what becomes of the call.
+    pub(super) fn lost(&mut self, now: Time, key: Key, loss: Loss, why: &str) {
+        let Some(call) = self.calls.get(key) else { return };
+        let verdict = verdict(call.response, loss, call.can_repeat(loss, self.config.tries));
+        let (member, endpoint) = (call.member, self.endpoint_of(key));
+        if verdict != Verdict::Settle {
+            self.note_error(key);
+        }
+        self.leave_backend(now, key, None);
+        match verdict {
+            Verdict::Again => {
+                if let (Some(call), Some(member)) = (self.calls.get_mut(key), member)
+                    && !call.avoid.contains(&member)
+                {
+                    call.avoid.push(member);
+                }
+                self.place(now, key);
+            }
+            Verdict::Refuse => {
+                self.stats.refused += 1;
+                self.reset_client(now, key, ErrorCode::REFUSED_STREAM);
+            }
+            Verdict::Relay(code) => {
+                self.stats.reset_by_backend += 1;
+                self.reset_client(now, key, code);
+            }
+            Verdict::Unavailable => self.answer_unavailable(now, key, &format!("{endpoint} {why}")),
+            Verdict::Break => self.break_response(now, key, &format!("{endpoint} {why}")),
+            Verdict::Settle => self.settle(now, key),
+        }
+    }
+
+    /// Takes the call from its backend: `reset` tells the backend, `None` if it knows.
+    pub(super) fn leave_backend(&mut self, now: Time, key: Key, reset: Option<ErrorCode>) {
+        let Some(call) = self.calls.get_mut(key) else {
+            return;
+        };
+        if let Some(member) = call.member.take()
+            && let Some(group) = self.groups.get_mut(call.group)
+        {
+            group.picker.finish(member);
+        }
+        let Place::Sent { upstream: id, stream } = call.place else {
+            return;
+        };
+        call.place = Place::Nowhere;
+        let Some(upstream) = self.upstreams.get_mut(id.0) else {
+            return;
+        };
+        upstream.link.buffered = upstream.link.buffered.saturating_sub(call.pending);
+        upstream.link.calls -= 1;
+        upstream.last_used = now;
+        if upstream.link.conn.tag(stream).is_none() {
+            return; // both ends have ended it
+        }
+        upstream.link.conn.set_tag(stream, NO_CALL);
+        if let Some(code) = reset {
+            upstream.link.conn.reset(stream, code);
+            self.touch(id.into());
+        }
+    }
+
+    /// Names the backend of a call for messages.
+    fn endpoint_of(&self, key: Key) -> String {
+        let endpoint = || {
+            let Place::Sent { upstream, .. } = self.calls.get(key)?.place else {
+                return None;
+            };
+            let pool = self.upstreams.get(upstream.0)?.pool;
+            Some(self.pools.get(pool)?.endpoint.address.to_string())
+        };
+        endpoint().unwrap_or_else(|| "the backend".to_owned())
+    }
+
+    fn note_error(&mut self, key: Key) {
+        if let Some(call) = self.calls.get(key)
+            && let (Some(member), Some(group)) = (call.member, self.groups.get_mut(call.group))
+        {
+            group.picker.note_error(member);
+        }
+    }
+}
