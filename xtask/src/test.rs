@@ -6,7 +6,7 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::{Args, ValueEnum};
 
 use crate::progress::{self, Finished};
@@ -156,12 +156,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         .map(|tier| Ok((tier, run_tier(tier)?)))
         .collect::<Result<_>>()?;
     summarize(&results, started.elapsed());
-    let failed = results.iter().any(|(_, counts)| counts.failed > 0);
-    if failed {
-        bail!(
-            "some tests failed; the output of each step is in {}",
-            workspace::target().join("logs").display()
-        );
+    if results.iter().any(|(_, counts)| counts.failed > 0) {
+        // The summary has said it all, and its last line stays the last.
+        std::process::exit(1);
     }
     Ok(())
 }
@@ -260,6 +257,12 @@ fn summarize(results: &[(Tier, Counts)], elapsed: Duration) {
         total.failed += counts.failed;
     }
     println!("in {} min {} s\n", elapsed.as_secs() / 60, elapsed.as_secs() % 60);
+    if total.failed > 0 {
+        println!(
+            "The output of each step is in {}\n",
+            workspace::target().join("logs").display()
+        );
+    }
     println!("{} passed, {} failed", total.passed, total.failed);
 }
 
