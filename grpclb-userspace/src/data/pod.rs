@@ -194,6 +194,7 @@ impl Pod {
             opaque_connections: counters.opaque_open,
             accept: counters.accept,
             opaque: counters.opaque,
+            buffered: splitter.buffered().0,
             services: splitter.describe(now).iter().map(service).collect(),
             counters: splitter.stats().iter().collect(),
         }

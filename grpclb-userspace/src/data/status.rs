@@ -27,6 +27,8 @@ pub struct PodStatus {
     pub accept: AcceptCounters,
     pub opaque: OpaqueCounters,
     pub services: Vec<ServiceStatus>,
+    /// Bytes that are held for its calls: received and not sent on, or kept for another try.
+    pub buffered: usize,
     /// The engine's totals of this pod, by name (`calls`, `replayed`, a limit that was hit, …).
     pub counters: Vec<(String, u64)>,
 }

@@ -9,3 +9,4 @@ mod h2_peers;
 mod namespaces;
 mod rig;
 mod steering;
+mod storm;
