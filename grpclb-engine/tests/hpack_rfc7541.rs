@@ -9,13 +9,9 @@ const LIMIT: u32 = 1 << 20;
 
 /// Bytes from hexadecimal digits with spaces, as the RFC prints them.
 fn hex(digits: &str) -> Vec<u8> {
-    let digits: Vec<u8> = digits
-        .bytes()
-        .filter(|byte| !byte.is_ascii_whitespace())
-        .collect();
-    let pair =
-        |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).expect("ASCII"), 16).expect("a digit");
-    digits.chunks(2).map(pair).collect()
+    let digits: String = digits.split_whitespace().collect();
+    let byte = |at: usize| u8::from_str_radix(&digits[at..at + 2], 16).expect("two digits");
+    (0..digits.len()).step_by(2).map(byte).collect()
 }
 
 fn pairs(list: &HeaderList) -> Vec<(String, String)> {

@@ -131,7 +131,7 @@ impl World {
     /// Queues data, sometimes none, sometimes much, sometimes in many pieces.
     fn send(&mut self, request: bool) {
         let Some(at) = self.pick() else { return };
-        let len = [0, 1, 10, 300, 3000, 40_000][self.below(6)];
+        let len = [0, 1, 10, 300, 3000, 20_000][self.below(6)];
         let pieces = 1 + self.below(3);
         for _ in 0..pieces {
             let call = &mut self.calls[at];
@@ -269,13 +269,10 @@ impl World {
                             && id.is_some()
                             && self.client.connection.stream_id(call.client) == id
                     });
-                    let at = match at {
-                        Some(at) => at,
+                    let Some(at) = at else {
                         // One of the ends has reset it meanwhile and knows it no more.
-                        None => {
-                            self.by_server.insert(index(stream), usize::MAX);
-                            continue;
-                        }
+                        self.by_server.insert(index(stream), usize::MAX);
+                        continue;
                     };
                     self.by_server.insert(index(stream), at);
                     self.server.connection.set_tag(stream, at as u32);
@@ -307,7 +304,7 @@ impl World {
         for event in self.client.take_events() {
             match event {
                 Event::Headers { tag, end_stream, .. } => {
-                    self.calls[tag as usize].response.end_arrived |= end_stream
+                    self.calls[tag as usize].response.end_arrived |= end_stream;
                 }
                 Event::Data {
                     tag,
@@ -409,7 +406,7 @@ impl World {
         let open = self
             .calls
             .iter()
-            .filter(|call| !call.reset && !(call.request.end_queued && call.response.end_queued));
+            .filter(|call| !(call.reset || call.request.end_queued && call.response.end_queued));
         assert_eq!(
             self.client.connection.streams(),
             open.count(),
@@ -456,7 +453,7 @@ fn walk(seed: u64, steps: usize) {
 
 #[test]
 fn random_walks_lose_no_byte_and_no_credit() {
-    for seed in 0..200 {
+    for seed in 0..120 {
         walk(seed, 300);
     }
 }

@@ -94,7 +94,7 @@ fn made_you_reset_is_stopped_after_the_burst() {
 fn malformed_requests_are_stopped_after_the_burst() {
     let mut script = Script::client();
     until_closed(&mut script, |script, round| {
-        script.headers(2 * round + 1, TRAILERS, true)
+        script.headers(2 * round + 1, TRAILERS, true);
     });
     expect_limit(&mut script, Limit::StreamErrors);
 }
@@ -123,7 +123,7 @@ fn streams_beyond_the_limit_are_refused_and_then_stopped() {
     });
     script.headers(1, REQUEST, true);
     let rounds = until_closed(&mut script, |script, round| {
-        script.headers(2 * round + 3, REQUEST, true)
+        script.headers(2 * round + 3, REQUEST, true);
     });
     assert_eq!(rounds, burst(Limit::RefusedStreams));
     expect_limit(&mut script, Limit::RefusedStreams);
@@ -134,7 +134,7 @@ fn an_endless_block_of_small_continuations_is_stopped() {
     let mut script = Script::client();
     script.send(&raw(kinds::HEADERS, flags::END_STREAM, 1, &[]));
     let rounds = until_closed(&mut script, |script, _| {
-        script.send(&raw(kinds::CONTINUATION, 0, 1, &[]))
+        script.send(&raw(kinds::CONTINUATION, 0, 1, &[]));
     });
     assert_eq!(rounds, 128);
     expect_limit(&mut script, Limit::Continuation);
@@ -145,7 +145,7 @@ fn an_endless_block_of_large_continuations_is_stopped_at_twice_the_lists_limit()
     let mut script = Script::client();
     script.send(&raw(kinds::HEADERS, flags::END_STREAM, 1, &[]));
     let rounds = until_closed(&mut script, |script, _| {
-        script.send(&raw(kinds::CONTINUATION, 0, 1, &vec![0; 16_384]))
+        script.send(&raw(kinds::CONTINUATION, 0, 1, &vec![0; 16_384]));
     });
     assert_eq!(rounds, (2 << 20) / 16_384);
     expect_limit(&mut script, Limit::HeaderBlockSize);
@@ -272,7 +272,7 @@ fn a_limit_may_be_set() {
     );
     let mut script = Script::client_of(config);
     let rounds = until_closed(&mut script, |script, _| {
-        script.send(&raw(kinds::PRIORITY, 0, 3, &[0; 5]))
+        script.send(&raw(kinds::PRIORITY, 0, 3, &[0; 5]));
     });
     assert_eq!(rounds, 3);
     expect_limit(&mut script, Limit::Priority);

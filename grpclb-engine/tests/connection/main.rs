@@ -3,6 +3,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod against_h2;
+mod against_h2_servers;
 mod interleavings;
 mod limits;
 mod owner;

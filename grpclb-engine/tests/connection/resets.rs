@@ -98,9 +98,9 @@ fn a_storm_of_cancels_reaches_the_server_ten_at_a_time() {
     let calls: Vec<_> = (0..40).map(|tag| script.side.open(now, tag, true)).collect();
     script.flush();
     script.now += millis(10);
-    calls
-        .iter()
-        .for_each(|call| script.side.connection.reset(*call, ErrorCode::CANCEL));
+    for call in &calls {
+        script.side.connection.reset(*call, ErrorCode::CANCEL);
+    }
     script.flush();
     for round in 1..=4 {
         assert_eq!(resets(&script).len(), 10 * round);
@@ -135,9 +135,9 @@ fn resets_of_answered_streams_wait_for_no_confirmation_but_for_the_bucket() {
         script.headers(2 * n + 1, RESPONSE, false);
     }
     script.now += millis(10);
-    calls
-        .iter()
-        .for_each(|call| script.side.connection.reset(*call, ErrorCode::CANCEL));
+    for call in &calls {
+        script.side.connection.reset(*call, ErrorCode::CANCEL);
+    }
     script.flush();
     assert_eq!(resets(&script).len(), 30);
     for left in (0..10).rev() {

@@ -1,5 +1,7 @@
 //! Every outcome of every event in every state of a stream, in one committed file.
 
+use std::fmt::Write as _;
+
 use grpclb_engine::connection::{Outcome, State, StreamEvent};
 
 /// `GRPCLB_UPDATE_SNAPSHOTS=1 cargo test -p grpclb-engine --test connection states` writes the file anew; review its diff.
@@ -44,11 +46,8 @@ fn table() -> String {
                 Outcome::ConnectionError(code) => format!("GOAWAY {code}"),
                 Outcome::Forbidden => "never sent".to_owned(),
             };
-            text += &format!(
-                "{:<18} {:<17} {outcome}\n",
-                format!("{state:?}"),
-                format!("{event:?}")
-            );
+            let (state, event) = (format!("{state:?}"), format!("{event:?}"));
+            writeln!(text, "{state:<18} {event:<17} {outcome}").expect("a String takes everything");
         }
     }
     text
