@@ -283,6 +283,9 @@ impl Connection {
             match stream.queue.front() {
                 Some(Item::Headers(_)) => self.encode_headers(key, now, output),
                 Some(_) if bytes > 0 => {
+                    if stream.send.available() == 0 {
+                        stream.compact();
+                    }
                     self.streams.schedule(key);
                     break;
                 }
