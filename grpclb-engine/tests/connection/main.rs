@@ -14,5 +14,6 @@ mod resets;
 mod rfc9113_3_4_frames;
 mod rfc9113_5_streams;
 mod rfc9113_6_definitions;
+mod rfc9113_6_windows;
 mod rfc9113_8_messages;
 mod states;
