@@ -304,3 +304,49 @@ fn s5_4_2_a_stream_error_leaves_other_streams_alone() {
     script.now += millis(1);
     script.expect_alive();
 }
+
+#[test]
+fn s5_1_of_streams_that_were_forgotten_everything_is_ignored_and_skipped_ids_stay_wrong() {
+    let mut script = Script::client();
+    // Every other id is skipped.
+    for n in 0..400 {
+        script.headers(4 * n + 1, REQUEST, true);
+        let stream = script.stream();
+        script.side.respond(stream, true);
+        script.flush();
+        script.side.take_events();
+        script.answers.clear();
+    }
+    for frame in [data(1), reset(1), window_update(1), data(3)] {
+        script.send(&frame);
+    }
+    script.headers(1, TRAILERS, true);
+    script.expect_fine();
+    assert!(script.side.events.is_empty());
+    assert_eq!(script.side.connection.windows(None).held, 0);
+    // Recent enough to be certain that it was never used.
+    script.send(&data(4 * 398 + 3));
+    script.expect_goaway(ErrorCode::PROTOCOL_ERROR);
+}
+
+#[test]
+fn s6_8_after_a_goaway_at_once_new_streams_are_ignored_and_old_ones_go_on() {
+    let mut script = Script::client();
+    script.headers(1, REQUEST, false);
+    let stream = script.stream();
+    script
+        .side
+        .connection
+        .go_away(ErrorCode::NO_ERROR, "the pod has gone");
+    script.flush();
+    assert_eq!(script.goaway_debug(), "the pod has gone");
+    script.headers(3, REQUEST, false);
+    script.data(3, b"ignored", true);
+    assert_eq!(script.side.requests().len(), 1);
+    script.data(1, b"goes on", true);
+    assert_eq!(script.side.received(stream), b"goes on");
+    assert!(!script.side.connection.is_closed());
+    script.side.respond(stream, true);
+    script.flush();
+    assert!(script.side.connection.is_closed());
+}

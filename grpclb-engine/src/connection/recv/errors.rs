@@ -66,13 +66,11 @@ impl Connection {
         } else {
             State::Idle
         };
-        self.refuse(
-            None,
-            id,
-            state.on(event),
-            "a frame for a stream that has ended",
-            now,
-        )
+        let reason = match state {
+            State::Idle | State::IdlePeer => "a frame for a stream that was never opened",
+            _ => "a frame for a stream that has ended",
+        };
+        self.refuse(None, id, state.on(event), reason, now)
     }
 
     /// Carries out what the table of states says of a frame that is not simply right.

@@ -17,6 +17,9 @@ use crate::Time;
 use crate::frame::{ErrorCode, StreamId};
 use crate::hpack::HeaderList;
 
+/// Slots that a connection without streams keeps: bursts of a hundred calls, the usual limit, allocate nothing anew.
+const KEPT_SLOTS: usize = 128;
+
 /// Names a stream for as long as it lives. A key of a stream that has ended names nothing, whatever came after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct StreamKey {
@@ -286,7 +289,7 @@ impl Streams {
             self.active -= 1;
         }
         self.free.push(key.index);
-        if self.free.len() == self.slots.len() && self.slots.len() > 64 {
+        if self.free.len() == self.slots.len() && self.slots.len() > KEPT_SLOTS {
             // An idle connection keeps little. Generations go on, so old keys stay stale.
             self.slots = Vec::new();
             self.free = Vec::new();
