@@ -94,10 +94,10 @@ pub(crate) fn at_fixed_rate(
         .collect();
     ensure!(!micros.is_empty(), "h2load wrote no calls to its log");
     micros.sort_by(f64::total_cmp);
-    let at = |share: f64| micros[((micros.len() - 1) as f64 * share) as usize];
+    let at = |percent: usize| micros[(micros.len() - 1) * percent / 100];
     Ok(Latency {
-        p50: at(0.50),
-        p99: at(0.99),
+        p50: at(50),
+        p99: at(99),
     })
 }
 

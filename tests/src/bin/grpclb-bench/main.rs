@@ -206,7 +206,7 @@ impl<'a> Bench<'a> {
         for round in 1..=self.options.rounds {
             for (s, scenario) in SCENARIOS.iter().enumerate() {
                 for (p, proxy) in proxies.iter().enumerate() {
-                    self.progress(&format!(
+                    Self::progress(&format!(
                         "round {round}/{}: {}, {}",
                         self.options.rounds, scenario.name, proxy.name
                     ));
@@ -216,10 +216,10 @@ impl<'a> Bench<'a> {
         }
         let mut figures = Vec::new();
         for ((proxy, samples), idle) in proxies.iter().zip(&samples).zip(idle) {
-            self.progress(&format!("latency and memory: {}", proxy.name));
+            Self::progress(&format!("latency and memory: {}", proxy.name));
             figures.push(self.figures(proxy, samples, idle)?);
         }
-        self.progress("");
+        Self::progress("");
         Ok(Report {
             machine: machine()?,
             rounds: self.options.rounds,
@@ -290,7 +290,7 @@ impl<'a> Bench<'a> {
             .stdout(std::process::Stdio::null())
             .spawn()?;
         let mut highest: f64 = 0.0;
-        let ended = wait_until(Duration::from_secs(60), || {
+        let ended = wait_until(Duration::from_mins(1), || {
             highest = highest.max(proxy.resident_mib().unwrap_or(0.0));
             load.try_wait().ok().flatten().is_some()
         });
@@ -377,7 +377,7 @@ impl<'a> Bench<'a> {
         Ok(())
     }
 
-    fn progress(&self, what: &str) {
+    fn progress(what: &str) {
         use std::sync::OnceLock;
         static START: OnceLock<Instant> = OnceLock::new();
         let elapsed = START.get_or_init(Instant::now).elapsed().as_secs();

@@ -1,6 +1,7 @@
 //! The proxies that grpclb is measured beside: how each is configured and started. Each runs one worker, in the client's
 //! own namespace, so that every one of them takes the very same path to the backends.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -30,7 +31,7 @@ impl Peer {
     }
 }
 
-/// Byte relay, HAProxy, nginx and Envoy; what is not installed is left out and named in the second value.
+/// The byte relay, `HAProxy`, nginx and Envoy; what is not installed is left out and named in the second value.
 pub(crate) fn all(
     folder: &Path,
     backends: &[SocketAddr],
@@ -77,11 +78,10 @@ fn haproxy(folder: &Path, backends: &[SocketAddr]) -> Result<Option<Peer>> {
         return Ok(None);
     };
     let listen = local(7101);
-    let servers: String = backends
-        .iter()
-        .enumerate()
-        .map(|(n, at)| format!("  server s{n} {at} proto h2\n"))
-        .collect();
+    let mut servers = String::new();
+    for (n, at) in backends.iter().enumerate() {
+        writeln!(servers, "  server s{n} {at} proto h2")?;
+    }
     let config = format!(
         "global\n  nbthread 1\n  maxconn 8000\n  tune.h2.initial-window-size 1048576\n\
          defaults\n  mode http\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n\
@@ -104,7 +104,10 @@ fn nginx(folder: &Path, backends: &[SocketAddr]) -> Result<Option<Peer>> {
         return Ok(None);
     };
     let listen = local(7102);
-    let servers: String = backends.iter().map(|at| format!("    server {at};\n")).collect();
+    let mut servers = String::new();
+    for at in backends {
+        writeln!(servers, "    server {at};")?;
+    }
     let at = folder.display();
     // Limits that would end connections in the middle of a run are lifted; everything else is nginx's default.
     let config = format!(
