@@ -201,8 +201,10 @@ fn version_of(program: impl AsRef<Path>, arguments: &[&str]) -> Option<String> {
     let output = Command::new(program.as_ref()).args(arguments).output().ok()?;
     let text = [output.stdout, output.stderr].concat();
     let text = String::from_utf8_lossy(&text);
-    text.lines()
-        .map(str::trim)
-        .find(|line| !line.is_empty())
-        .map(str::to_owned)
+    let line = text.lines().map(str::trim).find(|line| !line.is_empty())?;
+    // Some print their own path before it.
+    let version = line
+        .rsplit_once("version:")
+        .map_or(line, |(_, version)| version.trim());
+    Some(version.to_owned())
 }
