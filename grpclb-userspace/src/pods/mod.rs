@@ -453,7 +453,7 @@ fn status_of(incarnation: &Incarnation, pod: &Pod, place: Option<&Place>) -> Pod
             .reason
             .clone()
             .or_else(|| place.and_then(|place| place.note.clone())),
-        namespace: crate::netns::path_of(&pod.spec.netns).display().to_string(),
+        namespace: as_given(&pod.spec.netns),
         cookie: place.map(|place| place.namespace.cookie()),
         port: place.map(|place| place.steer.port),
         ipv6: place.is_some_and(|place| place.steer.ipv6),
@@ -465,5 +465,15 @@ fn status_of(incarnation: &Incarnation, pod: &Pod, place: Option<&Place>) -> Pod
             .chain(addresses.v6.map(Into::into))
             .collect(),
         failures: pod.failures(),
+    }
+}
+
+/// As the configuration writes it.
+fn as_given(namespace: &NetnsRef) -> String {
+    match namespace {
+        NetnsRef::Name(name) => name.clone(),
+        NetnsRef::Path(path) => path.display().to_string(),
+        NetnsRef::Pid(pid) => format!("pid:{pid}"),
+        NetnsRef::Host => "host".to_owned(),
     }
 }
