@@ -89,9 +89,10 @@ impl Pacer {
     }
 
     /// The server has read all that left before the barrier.
-    pub(super) fn confirm(&mut self) {
+    pub(super) fn confirm(&mut self, now: Time) {
         self.barrier = false;
         self.unconfirmed = 0;
+        self.wait_at_most(now + self.rule.settle);
     }
 
     fn wait_at_most(&mut self, until: Time) {

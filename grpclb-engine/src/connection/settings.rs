@@ -31,13 +31,18 @@ pub struct Config {
 /// How our own `RST_STREAMs` to a server are spread. Client role only; a server may send them as they come.
 ///
 /// Measured: 40 HEADERS + `RST_STREAM` pairs in one write end a tonic server's connection (its h2 counts streams that were
-/// reset before it accepted them, 20 at most); nghttp2's servers allow 1000 and 33 a second.
+/// reset before it accepted them, 20 at most); nghttp2's servers allow 1000 and 33 a second. An acknowledgement alone does
+/// not say that streams were accepted: h2 reads all that has come, acknowledging as it goes, for each single one that it
+/// accepts (seen: a server that lost its CPU in between ended the connection with tens in a row). Hence few at a time, and a
+/// pause behind each acknowledgement.
 #[derive(Clone, Copy, Debug)]
 pub struct ResetPacing {
     /// Least time between a stream's HEADERS and its `RST_STREAM`.
     pub after_headers: Duration,
     /// Unanswered streams that are reset before the server has shown that it read on: a SETTINGS of ours is acknowledged.
     pub unconfirmed: u32,
+    /// How long nothing is reset after that: time for the server to accept what it has read.
+    pub settle: Duration,
     /// Resets in a row, and how long it takes until one more is allowed.
     pub burst: u32,
     pub refill: Duration,
@@ -47,7 +52,8 @@ impl Default for ResetPacing {
     fn default() -> Self {
         Self {
             after_headers: Duration::from_millis(1),
-            unconfirmed: 10,
+            unconfirmed: 5,
+            settle: Duration::from_millis(5),
             burst: 800,
             refill: Duration::from_millis(33),
         }

@@ -63,14 +63,14 @@ impl Connection {
         Ok(())
     }
 
-    pub(super) fn recv_settings_ack(&mut self) -> Result<Option<Event>, Fatal> {
+    pub(super) fn recv_settings_ack(&mut self, now: Time) -> Result<Option<Event>, Fatal> {
         match self.unacknowledged.acknowledge() {
             Some(settings::Sent::First) => {
                 self.decoder.set_max_table_size(self.config.header_table_size);
                 self.shift_recv_windows(self.config.initial_window);
             }
             Some(settings::Sent::InitialWindow(size)) => self.shift_recv_windows(size),
-            Some(settings::Sent::Barrier) => self.pacer.confirm(),
+            Some(settings::Sent::Barrier) => self.pacer.confirm(now),
             None => {
                 return Err(Fatal::protocol(
                     ErrorCode::PROTOCOL_ERROR,

@@ -189,7 +189,7 @@ impl Connection {
             } => self.spend(Limit::Priority, 1, now)?,
             Frame::RstStream { stream, code } => self.recv_reset(stream, code, now)?,
             Frame::Settings(settings) => self.recv_settings(&settings, now)?,
-            Frame::SettingsAck => self.recv_settings_ack()?,
+            Frame::SettingsAck => self.recv_settings_ack(now)?,
             Frame::PushPromise { .. } => {
                 return Err(Fatal::protocol(
                     ErrorCode::PROTOCOL_ERROR,
