@@ -1,6 +1,6 @@
 //! What the rooms tell each other: the Services and pods that are wanted, as immutable values.
 //!
-//! `control` makes them (from a file, later from the Kubernetes API), `app` compares and hands them on, `data` and
+//! `control` makes them (from a file, or from the Kubernetes API), `app` compares and hands them on, `data` and
 //! `pods` read them. Nothing here decides or acts.
 
 use std::collections::BTreeMap;
@@ -8,14 +8,38 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// All that is wanted at one moment. A new source of configuration makes one of these and nothing else.
+use imbl::OrdMap;
+
+/// All that is wanted at one moment. A source of configuration makes one of these and nothing else.
+///
+/// The Services are a persistent map: a source that changes one of ten thousand shares the rest with the value before, and
+/// whoever compares the two looks at little more than that one.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Desired {
-    pub services: BTreeMap<ServiceId, Arc<ServicePort>>,
+    pub services: OrdMap<ServiceId, Arc<ServicePort>>,
     pub pods: BTreeMap<PodId, Arc<PodSpec>>,
+    /// What somebody might expect to be balanced, is left to plain Kubernetes, and why.
+    pub left_alone: LeftAlone,
 }
 
-/// Names one port of one Service, `name:port`; stable over every change of its contents.
+/// Services and pods that grpclb knows of and does nothing for, each with the reason: a sentence for people.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LeftAlone {
+    pub services: OrdMap<ServiceId, Arc<str>>,
+    pub pods: BTreeMap<PodId, PodLeftAlone>,
+}
+
+/// A pod that is not to be steered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodLeftAlone {
+    /// As in [`PodSpec`].
+    pub name: Arc<str>,
+    pub reason: Arc<str>,
+}
+
+/// Names one port of one Service; stable over every change of its contents. In a file `name:port`. In Kubernetes
+/// `namespace/name:port`, and with `/ipv6` behind it for the IPv6 addresses of a Service that has both families: each
+/// family has endpoints of its own.
 pub type ServiceId = Arc<str>;
 
 /// Names a pod: its UID in Kubernetes, its name in a file.
@@ -72,9 +96,47 @@ pub enum EndpointState {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodSpec {
     pub id: PodId,
+    /// For people: `namespace/name` in Kubernetes, the id in a file.
+    pub name: Arc<str>,
     pub netns: NetnsRef,
     /// Opt-in to `sk_msg` acceleration (off by default: no backpressure, see docs).
     pub accelerate: bool,
+    /// TCP ports that its containers declare: our listener takes none of them.
+    pub ports: Arc<[u16]>,
+    /// Its addresses, once the source knows them: the namespace that was found must have them. Empty: not known (yet).
+    pub addresses: Arc<[IpAddr]>,
+    /// The operator's wish to reset connections that bypass grpclb.
+    pub adopt: Option<Adopt>,
+}
+
+impl PodSpec {
+    /// A pod of which only the name and the namespace are known.
+    pub fn new(id: PodId, netns: NetnsRef) -> Self {
+        Self {
+            name: Arc::clone(&id),
+            id,
+            netns,
+            accelerate: false,
+            ports: Arc::default(),
+            addresses: Arc::default(),
+            adopt: None,
+        }
+    }
+
+    /// Whether the pod is steered in the same way: what else differs is taken up without touching its connections.
+    pub fn steered_like(&self, other: &Self) -> bool {
+        (&self.id, &self.netns, self.accelerate) == (&other.id, &other.netns, other.accelerate)
+    }
+}
+
+/// Connections of a pod that were made before it was steered are to be reset, so that they come back balanced. Done once for
+/// each `request`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Adopt {
+    /// Tells one wish from the next.
+    pub request: Arc<str>,
+    /// Connections a second and pod, at least 1.
+    pub rate: u32,
 }
 
 /// How a pod's network namespace is named.
@@ -84,6 +146,8 @@ pub enum NetnsRef {
     Name(String),
     Path(PathBuf),
     Pid(u32),
+    /// The pod's sandbox, by the UID that the kubelet names its cgroup with; found among the processes of this machine.
+    Sandbox(Arc<str>),
     /// This machine's own namespace (`host`): shared by many, so upstream connections are not pooled.
     Host,
 }

@@ -48,7 +48,10 @@ impl Netns {
     /// `NotFound`: no such name or process (yet). `PermissionDenied`: entering it takes `CAP_SYS_ADMIN`. The message
     /// names the path. `InvalidInput`: the path is no network namespace.
     pub fn open(namespace: &NetnsRef) -> io::Result<Self> {
-        let path = path_of(namespace);
+        let path = path_of(namespace).ok_or_else(|| {
+            let message = "a pod's sandbox has to be found before its network namespace can be opened";
+            io::Error::new(io::ErrorKind::NotFound, message)
+        })?;
         Self::open_path(&path).map_err(|error| {
             io::Error::new(
                 error.kind(),
@@ -75,7 +78,8 @@ impl Netns {
     /// Whether `namespace` (still) stands for this one: `false` when the name or the process is gone or stands for another.
     pub fn is(&self, namespace: &NetnsRef) -> bool {
         let identity = |metadata: io::Result<std::fs::Metadata>| metadata.map(|of| (of.dev(), of.ino())).ok();
-        identity(self.file.metadata()) == identity(std::fs::metadata(path_of(namespace)))
+        path_of(namespace)
+            .is_some_and(|path| identity(self.file.metadata()) == identity(std::fs::metadata(path)))
     }
 
     /// The path that it was opened by, for messages.
@@ -107,14 +111,15 @@ pub fn cookie_here() -> io::Result<u64> {
     Ok(getsockopt(&socket, NetnsCookie)?)
 }
 
-/// The file that stands for the namespace.
-pub fn path_of(namespace: &NetnsRef) -> PathBuf {
+/// The file that stands for the namespace; `None` for a sandbox, which has to be found first.
+pub fn path_of(namespace: &NetnsRef) -> Option<PathBuf> {
     match namespace {
-        NetnsRef::Name(name) => Path::new(NAMES).join(name),
-        NetnsRef::Path(path) => path.clone(),
-        NetnsRef::Pid(pid) => format!("/proc/{pid}/ns/net").into(),
+        NetnsRef::Name(name) => Some(Path::new(NAMES).join(name)),
+        NetnsRef::Path(path) => Some(path.clone()),
+        NetnsRef::Pid(pid) => Some(format!("/proc/{pid}/ns/net").into()),
+        NetnsRef::Sandbox(_) => None,
         // The thread's, not /proc/self: that is the main thread's, wherever it may be.
-        NetnsRef::Host => PathBuf::from("/proc/thread-self/ns/net"),
+        NetnsRef::Host => Some(PathBuf::from("/proc/thread-self/ns/net")),
     }
 }
 

@@ -156,11 +156,7 @@ impl Rooms {
 
     /// Wants this pod alone.
     fn want(&self, name: &NamedPod) {
-        let spec = PodSpec {
-            id: "shop/cart".into(),
-            netns: NetnsRef::Path(name.path.clone()),
-            accelerate: false,
-        };
+        let spec = PodSpec::new("shop/cart".into(), NetnsRef::Path(name.path.clone()));
         let pods = [(Arc::clone(&spec.id), Arc::new(spec))].into();
         self.desired.send_replace(Arc::new(Desired {
             pods,

@@ -33,7 +33,7 @@ pub use instances::sweep;
 pub use options::{Metrics, Options};
 
 use crate::admin::{self, Admin};
-use crate::control::{self, Source, file};
+use crate::control::{self, Health, Source, file};
 use crate::data::{self, DataPlane};
 use crate::kernel::{self, Kernel};
 use crate::model::Desired;
@@ -55,13 +55,12 @@ const FIRST_PODS: Duration = Duration::from_secs(5);
 
 /// Runs `grpclb agent` until it is told to end. `Ok` carries the exit status.
 pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
-    if options.check {
-        let desired = file::load(&options.config)?;
+    if options.check
+        && let Source::File(path) = options.source()
+    {
+        let desired = file::load(&path)?;
         let (services, pods) = (desired.services.len(), desired.pods.len());
-        println!(
-            "{}: valid: {services} Service ports, {pods} pods",
-            options.config.display()
-        );
+        println!("{}: valid: {services} Service ports, {pods} pods", path.display());
         return Ok(ExitCode::SUCCESS);
     }
     logging::init(&options.log, options.log_format)?;
@@ -70,7 +69,7 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()
         .context("cannot start the agent's runtime")?;
-    let outcome = runtime.block_on(async { Agent::start(options).await?.live().await });
+    let outcome = runtime.block_on(async { Agent::start(options)?.live().await });
     // Not `drop`, which would wait for tasks that nobody needs any more.
     runtime.shutdown_background();
     outcome
@@ -103,9 +102,9 @@ enum End {
 
 impl<'o> Agent<'o> {
     /// Everything up to the point at which only the kernel's links are missing.
-    async fn start(options: &'o Options) -> anyhow::Result<Self> {
+    fn start(options: &'o Options) -> anyhow::Result<Self> {
         let signals = Signals::new()?;
-        let control = control::watch(&Source::File(options.config.clone()))?;
+        let control = control::watch(&options.source())?;
         let instance = Instance::claim(&options.run_dir, &options.instance())?;
         let hand_over = instance.listen()?;
         let readiness = Readiness::default();
@@ -147,7 +146,6 @@ impl<'o> Agent<'o> {
             node: options.node(),
             instance: instance.name().to_owned(),
             pins: options.bpffs.join(instance.name()),
-            source: Source::File(options.config.clone()).to_string(),
             started: Instant::now(),
             phase: phase.subscribe(),
             readiness: readiness.clone(),
@@ -159,7 +157,7 @@ impl<'o> Agent<'o> {
             pods: pods_status.clone(),
             services: watch::channel(Arc::default()).0,
         });
-        let mut agent = Self {
+        Ok(Self {
             options,
             admin: None,
             collector,
@@ -174,10 +172,7 @@ impl<'o> Agent<'o> {
             hand_over,
             signals,
             instance,
-        };
-        agent.take_up();
-        agent.first_pods().await;
-        Ok(agent)
+        })
     }
 
     /// From the attachment to the end.
@@ -225,8 +220,12 @@ impl<'o> Agent<'o> {
 
     /// Attaches and keeps everything as it is wanted, until told to end.
     async fn steer(&mut self) -> End {
-        let mut not_attached = Some(self.readiness.hold("the kernel programs are not attached yet"));
+        let mut not_attached = Some(
+            self.readiness
+                .hold("waiting for the first state of the configuration"),
+        );
         let mut no_ports = None;
+        let mut first_state = Some(self.control.health.clone());
         // Both at once: the first try of each.
         let mut retry = tokio::time::interval(RETRY);
         let mut port_retry = tokio::time::interval(PORT_RETRY);
@@ -236,7 +235,12 @@ impl<'o> Agent<'o> {
                 biased;
                 () = self.signals.next() => return End::Signal,
                 Some(request) = self.hand_over.recv() => return End::Successor(request),
-                _ = retry.tick() => {
+                () = synced(first_state.as_mut()), if first_state.is_some() => {
+                    first_state = None;
+                    self.take_up();
+                    self.first_pods().await;
+                }
+                _ = retry.tick(), if first_state.is_none() => {
                     if let Some(guard) = &not_attached {
                         match self.attach() {
                             Ok(()) => {
@@ -260,7 +264,7 @@ impl<'o> Agent<'o> {
                         no_ports = None;
                     }
                 }
-                Ok(()) = self.control.desired.changed() => self.take_up(),
+                Ok(()) = self.control.desired.changed(), if first_state.is_none() => self.take_up(),
             }
         }
     }
@@ -333,6 +337,15 @@ impl<'o> Agent<'o> {
         {
             tracing::warn!("not every pod could be tried in time; those that are left follow later");
         }
+    }
+}
+
+/// Waits for the state of a source to be whole. Acting on less would unsteer what a predecessor steers.
+async fn synced(health: Option<&mut watch::Receiver<Health>>) {
+    let Some(health) = health else { return };
+    if health.wait_for(|health| health.synced).await.is_err() {
+        // The source has ended, and has said so: what there is stays in use.
+        std::future::pending().await
     }
 }
 

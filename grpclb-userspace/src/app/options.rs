@@ -4,18 +4,27 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::control::{Source, kubernetes};
 use crate::{admin, observe::logging};
 
 /// Run the agent: steer the enabled pods' connections and give each call a backend of its own.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
     /// The Services and pods, as YAML (docs/configuration.md); taken up again whenever it changes
-    #[arg(long, value_name = "FILE")]
-    pub config: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "kubernetes")]
+    pub config: Option<PathBuf>,
 
     /// Only check the file: exit status 0 if it is valid
-    #[arg(long)]
+    #[arg(long, conflicts_with = "kubernetes")]
     pub check: bool,
+
+    /// Take Services and pods from the Kubernetes API, for the node that --node names (docs/kubernetes.md)
+    #[arg(long, conflicts_with = "config")]
+    pub kubernetes: bool,
+
+    /// How the Kubernetes API is reached; by default as a pod does, or as KUBECONFIG says
+    #[arg(long, value_name = "FILE", conflicts_with = "config")]
+    pub kubeconfig: Option<PathBuf>,
 
     /// The cgroup (v2) whose processes are steered; by default that of the pods (kubepods), else the root
     #[arg(long, value_name = "DIR")]
@@ -120,6 +129,18 @@ impl Options {
             .unwrap_or_else(|| "unknown-node".to_owned())
     }
 
+    /// Where Services and pods come from. The command line has made sure that there is one source.
+    pub(super) fn source(&self) -> Source {
+        match &self.config {
+            Some(path) => Source::File(path.clone()),
+            None => Source::Kubernetes(kubernetes::Options {
+                node: self.node(),
+                kubeconfig: self.kubeconfig.clone(),
+                run_dir: self.run_dir.clone(),
+            }),
+        }
+    }
+
     pub(super) fn drain_timeout(&self) -> Duration {
         Duration::from_secs(self.drain_timeout)
     }
@@ -166,6 +187,19 @@ mod tests {
         assert!((1..=64).contains(&options.workers()));
         assert_eq!(options.drain_timeout(), Duration::from_secs(30));
         assert!(options.admin().admin.ip().is_loopback());
+    }
+
+    #[test]
+    fn there_is_one_source_and_not_two() {
+        let parse = |arguments: &[&str]| {
+            Cli::try_parse_from([&["agent"], arguments].concat()).map(|cli| cli.options.source())
+        };
+        assert!(matches!(parse(&["--kubernetes"]), Ok(Source::Kubernetes(_))));
+        assert!(matches!(parse(&["--config", "a.yaml"]), Ok(Source::File(_))));
+        assert!(parse(&[]).is_err());
+        assert!(parse(&["--kubernetes", "--config", "a.yaml"]).is_err());
+        assert!(parse(&["--kubernetes", "--check"]).is_err());
+        assert!(parse(&["--config", "a.yaml", "--kubeconfig", "b"]).is_err());
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use grpclb_abi::Slot;
+use imbl::OrdMap;
 
 use crate::kernel;
 use crate::model::{EndpointState, Protocol, ServiceId, ServicePort};
@@ -75,7 +76,7 @@ impl Services {
     /// Takes up what is wanted and returns what has to be told, in order. The errors are of Services that stay unsteered.
     pub(super) fn update(
         &mut self,
-        wanted: &BTreeMap<ServiceId, Arc<ServicePort>>,
+        wanted: &OrdMap<ServiceId, Arc<ServicePort>>,
     ) -> (Vec<Change>, Vec<NoSlot>) {
         let (mut serve, mut list, mut retire, mut errors) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let wanted: BTreeMap<_, _> = wanted
@@ -241,7 +242,7 @@ mod tests {
         })
     }
 
-    fn wanted(services: &[&Arc<ServicePort>]) -> BTreeMap<ServiceId, Arc<ServicePort>> {
+    fn wanted(services: &[&Arc<ServicePort>]) -> OrdMap<ServiceId, Arc<ServicePort>> {
         services
             .iter()
             .map(|service| (service.id.clone(), Arc::clone(service)))

@@ -31,7 +31,6 @@ pub(super) struct Collector {
     pub(super) node: String,
     pub(super) instance: String,
     pub(super) pins: PathBuf,
-    pub(super) source: String,
     pub(super) started: Instant,
     pub(super) phase: watch::Receiver<told::Phase>,
     pub(super) readiness: Readiness,
@@ -98,7 +97,7 @@ impl Collector {
     fn source(&self) -> told::Source {
         let health = self.health.borrow();
         told::Source {
-            name: self.source.clone(),
+            name: health.origin.to_string(),
             age_seconds: health.read_at.elapsed().as_secs(),
             generation: health.generation,
             error: health.error.clone(),

@@ -1,10 +1,11 @@
 //! Where the wanted Services and pods come from. A source makes [`Desired`] values and tells its [`Health`]; what is done
 //! with them is not its concern.
 //!
-//! One source today: [`file`]. Another one joins as a variant of [`Source`] and a folder beside `file/`: it sends whole
-//! [`Desired`] values on the same channel, keeps its last good one when its origin fails, and says so in [`Health`].
+//! Two sources: [`file`] and [`kubernetes`]. Another one joins as a variant of [`Source`] and a folder beside them: it sends
+//! whole [`Desired`] values on the same channel, keeps its last good one when its origin fails, and says so in [`Health`].
 
 pub mod file;
+pub mod kubernetes;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -21,6 +22,8 @@ use crate::model::Desired;
 pub enum Source {
     /// A YAML file (docs/configuration.md), read again when it changes.
     File(PathBuf),
+    /// The Kubernetes API (docs/kubernetes.md), watched.
+    Kubernetes(kubernetes::Options),
 }
 
 impl fmt::Display for Source {
@@ -28,6 +31,7 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(path) => write!(f, "file {}", path.display()),
+            Self::Kubernetes(options) => write!(f, "the Kubernetes API, for node {}", options.node),
         }
     }
 }
@@ -35,7 +39,11 @@ impl fmt::Display for Source {
 /// How a source does.
 #[derive(Clone, Debug)]
 pub struct Health {
-    /// When the state in use was read.
+    /// Where the state in use comes from, for people: `file /etc/grpclb/config.yaml`.
+    pub origin: Arc<str>,
+    /// The state in use is whole. Before that it must not be acted on: nothing is known, which is not that nothing is wanted.
+    pub synced: bool,
+    /// When the state in use was read, or last confirmed by its origin.
     pub read_at: Instant,
     /// How many states were taken up; the first is 1.
     pub generation: u64,
@@ -63,6 +71,8 @@ impl Drop for Watch {
 pub enum Error {
     #[error(transparent)]
     File(#[from] file::Error),
+    #[error(transparent)]
+    Kubernetes(#[from] kubernetes::Error),
     #[error("cannot watch {source_name} for changes: {cause}")]
     Watch {
         source_name: String,
@@ -73,9 +83,11 @@ pub enum Error {
 /// Reads the source once, then keeps reading as it changes. Must be called within a tokio runtime.
 ///
 /// # Errors
-/// The first state cannot be read or is invalid: there is nothing to fall back to, so the agent should not start.
+/// A file's first state cannot be read or is invalid, or it is unclear how the API is to be reached: there is nothing to fall
+/// back to, so the agent should not start. An API that does not answer is no error: see [`Health::synced`].
 pub fn watch(source: &Source) -> Result<Watch, Error> {
     match source {
         Source::File(path) => file::watch(path),
+        Source::Kubernetes(options) => Ok(kubernetes::watch(options)?),
     }
 }

@@ -474,6 +474,7 @@ fn as_given(namespace: &NetnsRef) -> String {
         NetnsRef::Name(name) => name.clone(),
         NetnsRef::Path(path) => path.display().to_string(),
         NetnsRef::Pid(pid) => format!("pid:{pid}"),
+        NetnsRef::Sandbox(uid) => format!("sandbox of {uid}"),
         NetnsRef::Host => "host".to_owned(),
     }
 }

@@ -231,11 +231,7 @@ mod tests {
     use crate::model::NetnsRef;
 
     fn spec(id: &str) -> Arc<PodSpec> {
-        Arc::new(PodSpec {
-            id: id.into(),
-            netns: NetnsRef::Name(id.into()),
-            accelerate: false,
-        })
+        Arc::new(PodSpec::new(id.into(), NetnsRef::Name(id.into())))
     }
 
     fn wanted(specs: &[&Arc<PodSpec>]) -> BTreeMap<PodId, Arc<PodSpec>> {

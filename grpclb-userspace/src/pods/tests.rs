@@ -125,14 +125,7 @@ impl Room {
     fn want(&self, pods: &[(&str, NetnsRef)]) {
         let spec = |(id, netns): &(&str, NetnsRef)| {
             let id = PodId::from(*id);
-            (
-                id.clone(),
-                Arc::new(PodSpec {
-                    id,
-                    netns: netns.clone(),
-                    accelerate: false,
-                }),
-            )
+            (id.clone(), Arc::new(PodSpec::new(id, netns.clone())))
         };
         let pods = pods.iter().map(spec).collect();
         self.desired.send_replace(Arc::new(Desired {

@@ -83,6 +83,8 @@ pub(super) fn watch(path: &Path) -> Result<Watch, super::Error> {
     })?;
     let first = Arc::new(load(path)?);
     let health = Health {
+        origin: format!("file {}", path.display()).into(),
+        synced: true,
         read_at: Instant::now(),
         generation: 1,
         error: None,

@@ -337,9 +337,8 @@ fn pod(
     taken.push((reference.clone(), netns.referenced));
     let accelerate = written.value.accelerate.unwrap_or(false);
     Some(PodSpec {
-        id: name.into(),
-        netns: reference,
         accelerate,
+        ..PodSpec::new(name.into(), reference)
     })
 }
 

@@ -52,9 +52,8 @@ pods:
         [&expected]
     );
     let pod = PodSpec {
-        id: "client".into(),
-        netns: NetnsRef::Name("client".to_owned()),
         accelerate: true,
+        ..PodSpec::new("client".into(), NetnsRef::Name("client".to_owned()))
     };
     assert_eq!(desired.pods.values().map(Arc::as_ref).collect::<Vec<_>>(), [&pod]);
 }
