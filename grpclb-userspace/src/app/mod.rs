@@ -345,7 +345,7 @@ async fn synced(health: Option<&mut watch::Receiver<Health>>) {
     let Some(health) = health else { return };
     if health.wait_for(|health| health.synced).await.is_err() {
         // The source has ended, and has said so: what there is stays in use.
-        std::future::pending().await;
+        std::future::pending::<()>().await;
     }
 }
 
