@@ -118,7 +118,7 @@ impl Pod {
         if self.known.borrow_mut().insert(slot) {
             self.tell_service(slot, Some(entry.service(self.shared)));
         }
-        Some(entry.protocol)
+        Some(entry.protocol())
     }
 
     /// The Service of this slot was set or removed.

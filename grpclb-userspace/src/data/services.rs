@@ -1,5 +1,6 @@
 //! The Services that a worker knows, by slot, in the engine's words.
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -7,39 +8,37 @@ use grpclb_engine::balance;
 
 use crate::model::{self, ServicePort};
 
-/// What connections to one slot are for.
+/// What connections to one slot are for. The engine's snapshots are made when a connection asks for them: of ten thousand
+/// Services a node's pods use a few.
 #[derive(Debug)]
 pub(super) struct Entry {
-    pub protocol: model::Protocol,
-    pooled: Arc<balance::Service>,
-    per_connection: Arc<balance::Service>,
+    service: Arc<ServicePort>,
+    pooled: OnceCell<Arc<balance::Service>>,
+    per_connection: OnceCell<Arc<balance::Service>>,
 }
 
 impl Entry {
-    fn new(service: &ServicePort) -> Self {
-        let pooled = Arc::new(engine_service(service));
-        let per_connection = if pooled.per_connection {
-            Arc::clone(&pooled)
-        } else {
-            Arc::new(balance::Service {
-                per_connection: true,
-                ..balance::Service::clone(&pooled)
-            })
-        };
+    fn new(service: Arc<ServicePort>) -> Self {
         Self {
-            protocol: service.protocol,
-            pooled,
-            per_connection,
+            service,
+            pooled: OnceCell::new(),
+            per_connection: OnceCell::new(),
         }
+    }
+
+    pub(super) fn protocol(&self) -> model::Protocol {
+        self.service.protocol
     }
 
     /// The snapshot for a pod: where many pods share a namespace, upstream connections belong to one client connection.
     pub(super) fn service(&self, shared_namespace: bool) -> &Arc<balance::Service> {
-        if shared_namespace {
+        let per_connection = shared_namespace || self.service.per_connection;
+        let snapshot = if per_connection {
             &self.per_connection
         } else {
             &self.pooled
-        }
+        };
+        snapshot.get_or_init(|| Arc::new(engine_service(&self.service, per_connection)))
     }
 }
 
@@ -48,7 +47,7 @@ impl Entry {
 pub(super) struct Services(HashMap<u32, Entry>);
 
 impl Services {
-    pub(super) fn set(&mut self, slot: u32, service: &ServicePort) {
+    pub(super) fn set(&mut self, slot: u32, service: Arc<ServicePort>) {
         self.0.insert(slot, Entry::new(service));
     }
 
@@ -61,12 +60,12 @@ impl Services {
     }
 }
 
-fn engine_service(service: &ServicePort) -> balance::Service {
+fn engine_service(service: &ServicePort, per_connection: bool) -> balance::Service {
     balance::Service {
         name: Arc::clone(&service.id),
         policy: service.policy,
         subset: service.subset,
-        per_connection: service.per_connection,
+        per_connection,
         endpoints: service.endpoints.iter().map(engine_endpoint).collect(),
     }
 }

@@ -220,7 +220,7 @@ impl Pods {
                 }
             }
             Command::SetService { slot, service } => {
-                self.worker.services.borrow_mut().set(slot, &service);
+                self.worker.services.borrow_mut().set(slot, service);
                 self.all().for_each(|pod| pod.service_changed(slot));
             }
             Command::RemoveService { slot } => {
