@@ -317,7 +317,7 @@ impl<'o> Agent<'o> {
         }
         self.collector.services.send_replace(Arc::new(status::Known {
             wanted: Arc::clone(&desired),
-            slots: self.services.slots(),
+            served: self.services.served(),
         }));
         self.pods_wanted.send_if_modified(|wanted| {
             let changed = wanted.pods != desired.pods;

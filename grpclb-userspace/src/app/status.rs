@@ -7,11 +7,11 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use grpclb_abi::Slot;
+use imbl::OrdMap;
 use tokio::sync::watch;
 
 use super::readiness::Readiness;
-use super::services::usable;
+use super::services::{Served, usable};
 use super::steering::SharedKernel;
 use super::watchdog::Beats;
 use crate::admin::StatusSource;
@@ -47,7 +47,7 @@ pub(super) struct Collector {
 #[derive(Debug, Default)]
 pub(super) struct Known {
     pub(super) wanted: Arc<Desired>,
-    pub(super) slots: BTreeMap<ServiceId, Slot>,
+    pub(super) served: OrdMap<ServiceId, Served>,
 }
 
 impl StatusSource for Collector {
@@ -176,7 +176,7 @@ fn clients(pod: &data::PodStatus) -> u64 {
 }
 
 fn service_of(service: &ServicePort, known: &Known, data: &DataStatus) -> told::Service {
-    let slot = known.slots.get(&service.id);
+    let slot = known.served.get(&service.id).map(|served| served.slot);
     let reason = if service.protocol == Protocol::Plain {
         Some("its port says that it is not HTTP/2")
     } else if usable(service) == 0 {
@@ -201,7 +201,7 @@ fn service_of(service: &ServicePort, known: &Known, data: &DataStatus) -> told::
         }
         .to_owned(),
         policy: service.policy.to_string(),
-        slot: slot.map(|slot| slot.get()),
+        slot: slot.map(grpclb_abi::Slot::get),
         steered: reason.is_none(),
         reason: reason.map(str::to_owned),
         connections: used().map(|used| used.client_connections as u64).sum(),
