@@ -22,6 +22,8 @@ pub struct Configuration {
     pub policy: &'static str,
     pub endpoints: Vec<Endpoint>,
     pub pods: Vec<Pod>,
+    /// Hand the pods' sockets to `sk_msg`.
+    pub accelerate: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -44,6 +46,7 @@ impl Configuration {
                 })
                 .collect(),
             pods: clients.iter().map(|pod| (*pod).clone()).collect(),
+            accelerate: false,
         }
     }
 
@@ -79,7 +82,12 @@ impl Configuration {
         }
         writeln!(yaml, "pods:{}", if self.pods.is_empty() { " []" } else { "" })?;
         for pod in &self.pods {
-            writeln!(yaml, "  - {{name: {}, netns: {}}}", pod.name, pod.namespace)?;
+            let accelerate = self.accelerate;
+            writeln!(
+                yaml,
+                "  - {{name: {}, netns: {}, accelerate: {accelerate}}}",
+                pod.name, pod.namespace
+            )?;
         }
         Ok(yaml)
     }
@@ -125,6 +133,26 @@ impl Agent {
         configuration: &Configuration,
         extra: &[&str],
     ) -> Result<Self> {
+        let agent = Self::launch(node, name, program, configuration, extra)?;
+        agent.wait_until_it_steers(configuration)?;
+        Ok(agent)
+    }
+
+    /// Waits until the agent is ready and steers all pods of `configuration`.
+    pub fn wait_until_it_steers(&self, configuration: &Configuration) -> Result<()> {
+        self.wait_for("to be ready and to steer its pods", |status| {
+            status["readiness"]["ready"] == true && steered(status) == configuration.pods.len()
+        })
+    }
+
+    /// As [`Agent::start_with`], without waiting for anything.
+    pub fn launch(
+        node: &Node,
+        name: &str,
+        program: &Path,
+        configuration: &Configuration,
+        extra: &[&str],
+    ) -> Result<Self> {
         static NEXT_PORT: AtomicU16 = AtomicU16::new(19_000);
         let admin = SocketAddr::from(([127, 0, 0, 1], NEXT_PORT.fetch_add(1, Ordering::Relaxed)));
         let file = node.folder().join("agent.yaml");
@@ -144,17 +172,13 @@ impl Agent {
         arguments.insert(0, "agent".into());
         arguments.extend(extra.iter().map(|argument| (*argument).to_owned()));
         let process = Process::start(&node.own_place(), name, program, &arguments)?;
-        let agent = Self {
+        Ok(Self {
             process,
             program: program.to_path_buf(),
             namespace: node.name().to_owned(),
             folder: node.folder().to_path_buf(),
             admin,
-        };
-        agent.wait_for("to be ready and to steer its pods", |status| {
-            status["readiness"]["ready"] == true && steered(status) == configuration.pods.len()
-        })?;
-        Ok(agent)
+        })
     }
 
     /// Changes the file and waits until the agent has taken it up.

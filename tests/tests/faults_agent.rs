@@ -191,6 +191,40 @@ fn an_upgrade_loses_no_call_of_a_tonic_client_but_those_that_tonic_cancels() {
     );
 }
 
+/// The operator is in a hurry: what still runs is reset, and the agent ends at once, in good order.
+#[test]
+fn an_agent_that_is_told_to_end_twice_resets_what_is_left_and_exits_0() {
+    let (stage, mut agent) = stage_with_agent(Language::Go);
+    let plan = LoadPlan {
+        concurrency: 8,
+        delay_ms: 20_000,
+        calls: Some(8),
+        ..LoadPlan::default()
+    };
+    let load = stage.load(Language::Go, &plan).unwrap();
+    let runs = |status: &serde_json::Value| status["pods"][0]["streams"] == 8;
+    agent.wait_for("to have 8 calls running", runs).unwrap();
+    agent.process.signal(Signal::SIGTERM).unwrap();
+    agent
+        .wait_for("to drain", |status| status["phase"] == "draining")
+        .unwrap();
+    assert!(!agent.process.has_ended(), "8 calls still run");
+    agent.process.signal(Signal::SIGTERM).unwrap();
+    let status = agent
+        .process
+        .wait(Duration::from_secs(5))
+        .expect("it ends at once");
+    assert!(status.success(), "{status}");
+    let outcome = load.finish().unwrap();
+    assert_eq!(
+        outcome.errors.get("Unavailable"),
+        Some(&8),
+        "{:?} {:?}",
+        outcome.errors,
+        outcome.messages
+    );
+}
+
 /// May fail: none, though nobody takes over: new connections go the plain way.
 #[test]
 fn an_agent_that_is_told_to_end_drains_and_exits_0() {
