@@ -76,10 +76,10 @@ impl Connection {
     }
 
     /// Ends the stream at once; what is queued for it is dropped, and nothing more is told of it. With `NO_ERROR`
-    /// (RFC 9113 §8.1) what is queued leaves first, and [`Sent::end`] comes.
+    /// (RFC 9113 §8.1) what is queued leaves first, and [`super::Sent::end`] comes.
     ///
     /// A stream whose HEADERS were not encoded yet leaves no trace. Client role: `RST_STREAM` leaves in another write than
-    /// the stream's HEADERS, and paced ([`ResetPacing`]).
+    /// the stream's HEADERS, and paced ([`super::ResetPacing`]).
     pub fn reset(&mut self, stream: StreamKey, code: ErrorCode) {
         let Some(target) = self.streams.get_mut(stream) else {
             return;
