@@ -41,7 +41,11 @@ impl Splitter {
                     .map(|since| since + self.config.stall);
                 let idle =
                     (link.conn.streams() == 0).then(|| upstream.last_used + self.idle_limit(upstream.pool));
-                [stall, idle].into_iter().flatten().min()
+                let pool = self.pools.get(upstream.pool);
+                let dial = pool
+                    .filter(|pool| !pool.waiting.is_empty())
+                    .and_then(|pool| pool.next_dial);
+                [stall, idle, dial].into_iter().flatten().min()
             }
             _ if !upstream.overdue => {
                 Some(upstream.since + self.config.dial_grace.min(self.config.dial_timeout))
@@ -109,6 +113,10 @@ impl Splitter {
         }
         let pool = upstream.pool;
         if upstream.is_ready() {
+            self.dial_again(now, pool);
+            let Some(upstream) = self.upstreams.get_mut(id.0) else {
+                return;
+            };
             if upstream
                 .blocked_since
                 .is_some_and(|since| now.since(since) >= self.config.stall)
@@ -130,6 +138,16 @@ impl Splitter {
         } else if now.since(upstream.since) >= self.config.dial_grace && !upstream.overdue {
             upstream.overdue = true;
             self.place_waiting(now, pool);
+        }
+    }
+
+    /// Calls wait for a further connection, and its time has come.
+    fn dial_again(&mut self, now: Time, pool_key: Key) {
+        if let Some(pool) = self.pools.get_mut(pool_key)
+            && pool.next_dial.is_some_and(|next| next <= now)
+        {
+            pool.next_dial = None;
+            self.serve(now, pool_key);
         }
     }
 

@@ -70,16 +70,24 @@ impl Splitter {
         }
     }
 
-    /// All connections of this group's pools, for a changed deadline.
+    /// All connections of this group's pools have another deadline.
     pub(super) fn rearm_group(&mut self, group: Key) {
-        let ids: Vec<ConnId> = self
+        let pools: Vec<Key> = self
             .pools
             .iter()
             .filter(|(_, pool)| pool.group == group)
-            .flat_map(|(_, pool)| pool.upstreams.iter().map(|&id| ConnId::Upstream(id)))
+            .map(|(key, _)| key)
             .collect();
-        for id in ids {
-            self.arm(id);
+        for pool in pools {
+            self.rearm_pool(pool);
+        }
+    }
+
+    /// All connections of this pool have another deadline.
+    pub(super) fn rearm_pool(&mut self, pool: Key) {
+        let Some(pool) = self.pools.get(pool) else { return };
+        for id in pool.upstreams.clone() {
+            self.arm(ConnId::Upstream(id));
         }
     }
 }

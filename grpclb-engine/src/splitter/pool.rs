@@ -53,8 +53,8 @@ pub(super) struct Pool {
     pub(super) waiting: VecDeque<Key>,
     /// The endpoint is not used any more: no new streams.
     pub(super) retired: bool,
-    /// A further connection failed: no other is tried before.
-    pub(super) no_dial_before: Time,
+    /// A further connection failed while another was up: the next one is not tried before.
+    pub(super) next_dial: Option<Time>,
     /// The backend complained about PINGs: the least time between two.
     pub(super) ping_interval: Duration,
 }
@@ -85,8 +85,16 @@ impl PoolSet {
     }
 }
 
+impl Pool {
+    /// Whether a further connection has to wait, since one failed a moment ago. The only connection never has to: an
+    /// endpoint without any that fails is the picker's concern.
+    fn is_held_off(&self, now: Time, live: usize) -> bool {
+        live > 0 && self.next_dial.is_some_and(|next| now < next)
+    }
+}
+
 /// What a pool's connections allow.
-fn standing(pool: Option<&Pool>, upstreams: &Arena<Upstream>, most: usize) -> Standing {
+fn standing(now: Time, pool: Option<&Pool>, upstreams: &Arena<Upstream>, most: usize) -> Standing {
     let Some(pool) = pool else { return Standing::Absent };
     let (mut live, mut on_the_way, mut stalled) = (0, false, false);
     for upstream in pool.upstreams.iter().filter_map(|id| upstreams.get(id.0)) {
@@ -103,7 +111,7 @@ fn standing(pool: Option<&Pool>, upstreams: &Arena<Upstream>, most: usize) -> St
     }
     if on_the_way {
         Standing::Dialing
-    } else if live < most {
+    } else if live < most && !pool.is_held_off(now, live) {
         Standing::Absent
     } else if stalled {
         Standing::Room
@@ -154,6 +162,7 @@ impl Splitter {
         let cold = now < set.cold_until;
         let choice = group.picker.pick(now, &mut self.rng, &call.avoid, |member| {
             match standing(
+                now,
                 set.get(pools, member).and_then(|pool| pools.get(pool)),
                 upstreams,
                 most,
@@ -186,7 +195,7 @@ impl Splitter {
         if !cold {
             self.note_cold_start(now, group_key, owner);
         }
-        if self.enqueue(now, pool, key) && choice.standing != Standing::Full {
+        if self.enqueue(now, pool, key) {
             self.dial(now, pool);
         }
     }
@@ -222,7 +231,7 @@ impl Splitter {
             upstreams: Vec::new(),
             waiting: VecDeque::new(),
             retired: false,
-            no_dial_before: Time::ZERO,
+            next_dial: None,
             ping_interval: Duration::ZERO,
         });
         self.set_mut(group, owner)?.set(member, pool);
@@ -261,11 +270,14 @@ impl Splitter {
             count += 1;
             on_the_way |= !upstream.is_ready();
         }
-        // Those that go away are bounded, too: a backend that says GOAWAY at once must not make us dial for ever.
-        let too_many = count >= self.config.pool || pool.upstreams.len() >= 4 * self.config.pool;
-        if pool.retired || on_the_way || too_many || now < pool.no_dial_before {
+        // Those that go away do not count: each has calls that run on, or it ends.
+        if pool.retired || on_the_way || count >= self.config.pool {
             return;
         }
+        if pool.is_held_off(now, count) {
+            return self.rearm_pool(pool_key);
+        }
+        pool.next_dial = None;
         let upstream = Upstream {
             link: Link::new(Role::Client, &self.backend_config),
             pool: pool_key,

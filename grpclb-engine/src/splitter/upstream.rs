@@ -226,6 +226,7 @@ impl Splitter {
             .map(|(stream, tag)| (stream, tag, link.conn.has_left(stream, &link.output)))
             .collect();
         let mut member: Option<(Key, MemberKey)> = None;
+        let mut displaced = false;
         if let Some(pool) = self.pools.get_mut(pool_key) {
             pool.upstreams.retain(|&other| other != id);
             let another = pool.upstreams.iter().any(|other| {
@@ -235,7 +236,8 @@ impl Splitter {
             });
             if failed && another && !was_ready {
                 // The endpoint is alive: it only takes no further connection.
-                pool.no_dial_before = now + SHORT_LIFE;
+                pool.next_dial = Some(now + SHORT_LIFE);
+                displaced = true;
             } else if failed {
                 member = Some((pool.group, pool.member));
             }
@@ -273,7 +275,7 @@ impl Splitter {
                 self.lost(now, key, Loss::Broken, why);
             }
         }
-        let waits_in_vain = self.pools.get(pool_key).is_some_and(|pool| {
+        displaced |= self.pools.get(pool_key).is_some_and(|pool| {
             let alive = |id: &UpstreamId| {
                 self.upstreams
                     .get(id.0)
@@ -281,7 +283,7 @@ impl Splitter {
             };
             !pool.waiting.is_empty() && !pool.upstreams.iter().any(alive)
         });
-        if waits_in_vain {
+        if displaced {
             self.place_waiting(now, pool_key);
         }
         let group = self.pools.get(pool_key).map(|pool| pool.group);

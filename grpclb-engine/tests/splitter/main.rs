@@ -9,3 +9,4 @@ mod errors;
 mod faults;
 mod replay;
 mod upkeep;
+mod waiting;
