@@ -6,7 +6,9 @@
 mod bench;
 mod build;
 mod build_ebpf;
+mod cluster;
 mod demo;
+mod image;
 mod progress;
 mod setup;
 mod test;
@@ -38,6 +40,10 @@ enum Command {
     Build(build::Options),
     /// Build the kernel programs alone, with Debian's toolchain or rustup's nightly, whichever is there
     BuildEbpf(build_ebpf::Options),
+    /// A real Kubernetes cluster on this machine: up, down, status, load
+    Cluster(cluster::Options),
+    /// Build a container image, the agent's or the tests', as an archive
+    Image(image::Options),
     /// Check the rules that no compiler knows: edges, unsafe, file lengths, links (the tables of ARCHITECTURE.md)
     Tidy,
     /// Install what building and testing need, and say each step
@@ -51,6 +57,8 @@ fn main() -> anyhow::Result<()> {
         Command::Bench(options) => bench::run(&options),
         Command::Build(options) => build::run(&options),
         Command::BuildEbpf(options) => build_ebpf::run(&options),
+        Command::Cluster(options) => cluster::run(&options),
+        Command::Image(options) => image::run(&options),
         Command::Tidy => tidy::run(),
         Command::Setup(options) => setup::run(&options),
     }

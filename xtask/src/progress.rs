@@ -40,6 +40,15 @@ pub(crate) fn run(label: &str, command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// Does `work` as the step `label`: for steps of many short commands.
+pub(crate) fn step<T>(label: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let started = Instant::now();
+    let line = Line::new(label);
+    let result = work();
+    line.finish(started.elapsed(), result.is_ok());
+    result.with_context(|| label.to_owned())
+}
+
 /// Prints the end of what a failed step wrote.
 pub(crate) fn show_failure(finished: &Finished) {
     let lines: Vec<&str> = finished.output.lines().collect();

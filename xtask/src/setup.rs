@@ -40,6 +40,10 @@ pub(crate) enum Need {
     Go,
     /// The proxies that the benchmark measures beside grpclb, and its load generator.
     BenchPeers,
+    /// What a cluster consists of beside Kubernetes itself: etcd, containerd, runc, CNI plugins, and Go to build the rest.
+    Cluster,
+    /// A shell without libraries, for images.
+    Busybox,
 }
 
 const EVERYTHING: &[Need] = &[
@@ -156,6 +160,23 @@ fn missing(need: Need) -> Vec<Step> {
             }
             steps
         }
+        Need::Cluster => {
+            let mut steps: Vec<Step> = packages(&[
+                ("etcd", "etcd-server"),
+                ("etcdctl", "etcd-client"),
+                ("containerd", "containerd"),
+                ("runc", "runc"),
+                ("nft", "nftables"),
+                ("sysctl", "procps"),
+                ("openssl", "openssl"),
+                ("go", "golang-go"),
+            ]);
+            if !Path::new("/usr/lib/cni/ptp").exists() {
+                steps.push(Step::Package("containernetworking-plugins"));
+            }
+            steps
+        }
+        Need::Busybox => packages(&[("busybox", "busybox-static")]),
         Need::Go => {
             let mut steps: Vec<Step> = packages(&[("go", "golang-go")]);
             if !is_up_to_date("go", GO_SOURCES) {
@@ -346,7 +367,7 @@ fn build_go_peer() -> Result<()> {
 
 /// The installed go, if it can fetch the toolchain that go.mod asks for (1.21 and later). Debian 12's cannot, but it can
 /// download that toolchain as the module that it is.
-fn recent_go() -> Result<PathBuf> {
+pub(crate) fn recent_go() -> Result<PathBuf> {
     let printed = Command::new("go")
         .arg("version")
         .output()

@@ -1,0 +1,105 @@
+//! The nodes' cgroups, one in each hierarchy of this machine (v1, v2 or both), and the kernel settings that a kubelet
+//! changes for the whole machine.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use super::state::{Cluster, cgroup_prefix};
+use super::wait;
+
+/// A kubelet insists on these, and sets them.
+const SETTINGS: [&str; 6] = [
+    "vm/overcommit_memory",
+    "vm/panic_on_oom",
+    "kernel/panic",
+    "kernel/panic_on_oops",
+    "kernel/keys/root_maxkeys",
+    "kernel/keys/root_maxbytes",
+];
+
+/// The mount points of all hierarchies.
+fn hierarchies() -> Result<Vec<PathBuf>> {
+    let mounts = fs::read_to_string("/proc/self/mounts").context("cannot read the mounts")?;
+    Ok(mounts
+        .lines()
+        .filter_map(|line| {
+            let mut fields = line.split(' ');
+            let (_, place, kind) = (fields.next()?, fields.next()?, fields.next()?);
+            matches!(kind, "cgroup" | "cgroup2").then(|| place.into())
+        })
+        .collect())
+}
+
+pub(super) fn make(cluster: &Cluster) -> Result<()> {
+    for hierarchy in hierarchies()? {
+        for node in cluster.node_machines() {
+            let folder = hierarchy.join(cluster.cgroup(node));
+            fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// The cgroups of the cluster of that name that are there.
+pub(super) fn present(name: &str) -> Result<Vec<PathBuf>> {
+    let prefix = cgroup_prefix(name);
+    let mut found = Vec::new();
+    for hierarchy in hierarchies()? {
+        for entry in fs::read_dir(hierarchy)?.flatten() {
+            if entry.file_name().to_string_lossy().starts_with(&prefix) {
+                found.push(entry.path());
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Removes the cgroups of the cluster of that name; their processes have ended, but the kernel may still be counting.
+pub(super) fn remove(name: &str) -> Result<()> {
+    let nothing_left = || {
+        let left = present(name)?;
+        for cgroup in &left {
+            remove_tree(cgroup);
+        }
+        Ok(left.is_empty())
+    };
+    let (patience, interval) = (Duration::from_secs(10), Duration::from_millis(20));
+    wait::until("the cgroups are removed", patience, interval, nothing_left)
+        .with_context(|| format!("something runs in {:?}", present(name).unwrap_or_default()))
+}
+
+/// The folders only: a cgroup's files go with it.
+fn remove_tree(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_tree(&entry.path());
+        }
+    }
+    // Busy until its last process is gone: tried again by `remove`.
+    let _ = fs::remove_dir(folder);
+}
+
+/// The settings as they are now, for [`restore_settings`].
+pub(super) fn settings() -> BTreeMap<String, String> {
+    SETTINGS
+        .into_iter()
+        .filter_map(|key| {
+            let value = fs::read_to_string(Path::new("/proc/sys").join(key)).ok()?;
+            Some((key.to_owned(), value.trim().to_owned()))
+        })
+        .collect()
+}
+
+pub(super) fn restore_settings(settings: &BTreeMap<String, String>) -> Result<()> {
+    for (key, value) in settings {
+        let path = Path::new("/proc/sys").join(key);
+        if fs::read_to_string(&path)?.trim() != value {
+            fs::write(&path, value).with_context(|| format!("cannot set {}", path.display()))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,36 @@
+//! `cargo xtask image`: container images, made without Docker: the agent's, and one for tests.
+
+mod agent;
+mod archive;
+mod sbom;
+mod test;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+
+pub(crate) use archive::{Entry, Image};
+
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// The image of the cluster's tests (a gRPC server and client, and a shell) instead of the agent's
+    #[arg(long)]
+    test: bool,
+    /// The version in the image's labels and in its tag; the workspace's own without it
+    #[arg(long)]
+    tag: Option<String>,
+    /// Only report what is missing on this machine, install nothing
+    #[arg(long)]
+    no_install: bool,
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let archive: PathBuf = if options.test {
+        test::build(options.no_install)?
+    } else {
+        agent::build(options.tag.as_deref(), options.no_install)?
+    };
+    println!("{}", archive.display());
+    Ok(())
+}
