@@ -92,7 +92,12 @@ impl Story {
                         id,
                         input: BytesMut::new(),
                     });
-                    let preface = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &frame(4, 0, 0, &[])[..]].concat();
+                    let preface = [
+                        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+                        &frame(4, 0, 0, &[])[..],
+                        &frame(4, 1, 0, &[]),
+                    ]
+                    .concat();
                     self.hear_client(self.clients.len() as u8 - 1, &preface);
                 }
             }
@@ -139,6 +144,7 @@ impl Story {
                         &[0, 3, 0, 0, 0, 2]
                     };
                     self.hear_backend(last, &frame(4, 0, 0, settings));
+                    self.hear_backend(last, &frame(4, 1, 0, &[]));
                 }
             }
             8 => {

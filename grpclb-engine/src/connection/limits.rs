@@ -5,6 +5,7 @@
 //! behaves is never cut off, however busy, and one that only costs is, after the burst. None is a plain rate.
 //!
 //! A limit that ends a connection does so with `ENHANCE_YOUR_CALM` (RFC 9113 §10.5), and GOAWAY's debug data names it.
+//! [`Limit::SettingsTime`] alone has a code of its own, `SETTINGS_TIMEOUT`.
 
 use std::fmt;
 use std::time::Duration;
@@ -32,8 +33,14 @@ pub enum Limit {
     FrameTime,
     /// Fields without a name (CVE-2019-9516).
     ZeroLengthNames,
-    /// SETTINGS frames, and settings in them (CVE-2019-9515).
+    /// Informational responses (1xx), which no window holds back: one, and one more for every 4 KiB of its fields.
+    Informational,
+    /// SETTINGS frames, settings in them, and streams whose windows they move (CVE-2019-9515).
     Settings,
+    /// Time from a SETTINGS frame of ours to its acknowledgement (RFC 9113 §6.5.3).
+    SettingsTime,
+    /// GOAWAY frames: a peer that goes needs two.
+    GoAway,
     /// DATA and HEADERS without content and `END_STREAM` (CVE-2019-9518).
     EmptyFrames,
     /// PRIORITY frames (CVE-2019-9513).
@@ -47,7 +54,7 @@ pub enum Limit {
 }
 
 impl Limit {
-    pub const COUNT: usize = 15;
+    pub const COUNT: usize = 18;
 
     pub const ALL: [Self; Self::COUNT] = [
         Self::RapidReset,
@@ -59,7 +66,10 @@ impl Limit {
         Self::HeaderBlockTime,
         Self::FrameTime,
         Self::ZeroLengthNames,
+        Self::Informational,
         Self::Settings,
+        Self::SettingsTime,
+        Self::GoAway,
         Self::EmptyFrames,
         Self::Priority,
         Self::WindowUpdate,
@@ -78,7 +88,10 @@ impl Limit {
             Self::HeaderBlockTime => "header_block_time",
             Self::FrameTime => "frame_time",
             Self::ZeroLengthNames => "zero_length_names",
+            Self::Informational => "informational",
             Self::Settings => "settings",
+            Self::SettingsTime => "settings_time",
+            Self::GoAway => "goaway",
             Self::EmptyFrames => "empty_frames",
             Self::Priority => "priority",
             Self::WindowUpdate => "window_update",
@@ -115,6 +128,8 @@ pub struct Limits {
     pub header_block_time: Duration,
     /// [`Limit::FrameTime`].
     pub frame_time: Duration,
+    /// [`Limit::SettingsTime`]. Generous: a peer that is stopped for a while has done nothing wrong.
+    pub settings_time: Duration,
     /// [`Limit::ControlQueue`]: frames.
     pub control_queue: usize,
 }
@@ -140,6 +155,7 @@ impl Default for Limits {
             rapid_reset_age: Duration::from_millis(50),
             header_block_time: Duration::from_secs(10),
             frame_time: Duration::from_secs(10),
+            settings_time: Duration::from_mins(1),
             control_queue: 1000,
         };
         // Honest peers make next to none of these.
@@ -156,6 +172,22 @@ impl Default for Limits {
             Rule {
                 burst: 20,
                 per_stream: 0,
+                per_data: 0,
+            },
+        );
+        limits.set(
+            Limit::GoAway,
+            Rule {
+                burst: 50,
+                per_stream: 0,
+                per_data: 0,
+            },
+        );
+        limits.set(
+            Limit::Informational,
+            Rule {
+                burst: 1000,
+                per_stream: 2,
                 per_data: 0,
             },
         );
@@ -222,69 +254,91 @@ impl Default for Limits {
     }
 }
 
-/// What one connection's peer has cost so far. Spending is an increment and a comparison; what was earned meanwhile is
-/// only looked at when a burst is used up.
+/// What one connection's peer has cost so far. Spending is an increment and two comparisons; what was earned meanwhile is
+/// only looked at now and then, and when a burst is used up.
 #[derive(Debug)]
 pub(super) struct Account {
-    spent: [u32; Limit::COUNT],
+    spent: [Spent; Limit::COUNT],
+    /// Streams that ended in good order, and DATA frames with content: since the connection began, wrapping.
+    earned: Earned,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Spent {
+    cost: u32,
+    /// Up to when time has forgiven, and what had been earned then. It pays for nothing that was spent later.
+    since: Time,
+    earned: Earned,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Earned {
     streams: u32,
     data: u32,
-    settled: Time,
 }
+
+/// Time forgives a twentieth of a burst in each of these: a whole one in a minute.
+const FORGIVES_EVERY: Duration = Duration::from_secs(3);
 
 impl Account {
     pub(super) const fn new() -> Self {
+        let earned = Earned { streams: 0, data: 0 };
         Self {
-            spent: [0; Limit::COUNT],
-            streams: 0,
-            data: 0,
-            settled: Time::ZERO,
+            spent: [Spent {
+                cost: 0,
+                since: Time::ZERO,
+                earned,
+            }; Limit::COUNT],
+            earned,
         }
     }
 
     /// A stream ended in good order.
     pub(super) const fn earn_stream(&mut self) {
-        self.streams = self.streams.saturating_add(1);
+        self.earned.streams = self.earned.streams.wrapping_add(1);
     }
 
     /// A DATA frame with content came or went.
     pub(super) const fn earn_data(&mut self) {
-        self.data = self.data.saturating_add(1);
+        self.earned.data = self.earned.data.wrapping_add(1);
     }
 
     /// Counts `cost` against `limit`; an error when that is too much.
     pub(super) fn spend(&mut self, limits: &Limits, limit: Limit, cost: u32, now: Time) -> Result<(), Limit> {
-        let index = limit as usize;
-        let burst = limits.rules[index].burst;
-        self.spent[index] = self.spent[index].saturating_add(cost);
-        if self.spent[index] <= burst {
-            return Ok(());
+        let (rule, spent) = (limits.rule(limit), &mut self.spent[limit as usize]);
+        if spent.cost == 0 || now.since(spent.since) >= FORGIVES_EVERY {
+            spent.settle(rule, self.earned, now);
         }
-        self.settle(limits, now);
-        if self.spent[index] <= burst {
+        spent.cost = spent.cost.saturating_add(cost);
+        if spent.cost > rule.burst {
+            spent.settle(rule, self.earned, now);
+        }
+        if spent.cost <= rule.burst {
             Ok(())
         } else {
             Err(limit)
         }
     }
+}
 
-    /// Takes what was earned off all that was spent. Time forgives a whole burst in a minute.
-    fn settle(&mut self, limits: &Limits, now: Time) {
-        let seconds = now.since(self.settled).as_secs();
-        for (spent, rule) in self.spent.iter_mut().zip(&limits.rules) {
-            let earned = self
-                .streams
-                .saturating_mul(rule.per_stream)
-                .saturating_add(self.data.saturating_mul(rule.per_data));
-            let forgiven =
-                u32::try_from(u64::from(rule.burst).saturating_mul(seconds) / 60).unwrap_or(u32::MAX);
-            *spent = spent.saturating_sub(earned).saturating_sub(forgiven);
-        }
-        self.streams = 0;
-        self.data = 0;
-        if seconds > 0 {
-            self.settled = now;
-        }
+impl Spent {
+    /// Takes off what was earned since the last time, and what time has forgiven.
+    fn settle(&mut self, rule: Rule, earned: Earned, now: Time) {
+        let streams = earned.streams.wrapping_sub(self.earned.streams);
+        let data = earned.data.wrapping_sub(self.earned.data);
+        let paid = streams
+            .saturating_mul(rule.per_stream)
+            .saturating_add(data.saturating_mul(rule.per_data));
+        let twentieths = now.since(self.since).as_nanos() / FORGIVES_EVERY.as_nanos();
+        let twentieths = u32::try_from(twentieths).unwrap_or(u32::MAX);
+        let forgiven = u32::try_from(u64::from(rule.burst) * u64::from(twentieths) / 20).unwrap_or(u32::MAX);
+        self.cost = self.cost.saturating_sub(paid).saturating_sub(forgiven);
+        self.earned = earned;
+        self.since = if self.cost == 0 {
+            now
+        } else {
+            self.since + FORGIVES_EVERY * twentieths
+        };
     }
 }
 
@@ -317,16 +371,13 @@ mod tests {
     }
 
     #[test]
-    fn what_was_earned_once_does_not_pay_twice() {
+    fn what_was_earned_before_pays_for_nothing() {
         let (limits, mut account) = (Limits::default(), Account::new());
         (0..5000).for_each(|_| account.earn_stream());
         let allowed = (0..100_000)
             .take_while(|_| account.spend(&limits, Limit::RapidReset, 1, Time::ZERO).is_ok())
             .count();
-        assert_eq!(
-            allowed, 2001,
-            "one burst, forgiven once by what was earned, and another"
-        );
+        assert_eq!(allowed, limits.rule(Limit::RapidReset).burst as usize);
     }
 
     #[test]
@@ -339,6 +390,16 @@ mod tests {
         let later = Time::ZERO + Duration::from_mins(1);
         account.spend(&limits, Limit::Settings, burst, later).unwrap();
         assert!(account.spend(&limits, Limit::Settings, 2, later).is_err());
+    }
+
+    #[test]
+    fn the_first_burst_is_no_longer_than_the_others_however_late_it_comes() {
+        let (limits, mut account) = (Limits::default(), Account::new());
+        let late = Time::ZERO + Duration::from_hours(1);
+        let allowed = (0..100_000)
+            .take_while(|_| account.spend(&limits, Limit::RapidReset, 1, late).is_ok())
+            .count();
+        assert_eq!(allowed, limits.rule(Limit::RapidReset).burst as usize);
     }
 
     #[test]

@@ -144,7 +144,7 @@ impl Connection {
         let mut recv_window = RecvWindow::new(DEFAULT_WINDOW);
         recv_window.enlarge(config.connection_window);
         let mut unacknowledged = Unacknowledged::default();
-        unacknowledged.push(settings::Sent::First);
+        unacknowledged.push_first();
         Self {
             role,
             closed: false,
@@ -364,6 +364,7 @@ impl Connection {
         };
         [
             self.inbound.deadline(&self.config.limits),
+            self.settings_deadline(),
             self.pings.deadline(),
             resets,
         ]
@@ -383,6 +384,10 @@ impl Connection {
         if let Some(limit) = self.inbound.overdue(&self.config.limits, now) {
             self.fail(ErrorCode::ENHANCE_YOUR_CALM, CloseReason::Limit(limit), By::Peer);
         }
+        if self.settings_deadline().is_some_and(|deadline| deadline <= now) {
+            let reason = CloseReason::Limit(Limit::SettingsTime);
+            self.fail(ErrorCode::SETTINGS_TIMEOUT, reason, By::Peer);
+        }
         match self.pings.expire(now) {
             Some(PingKind::Keepalive) => self.fail(ErrorCode::NO_ERROR, CloseReason::PingTimeout, By::Local),
             Some(PingKind::Shutdown) => self.finish_shutdown(),
@@ -390,6 +395,15 @@ impl Connection {
         }
         self.pacer.wake(now);
         self.events.pop_front()
+    }
+}
+
+impl Connection {
+    /// When the peer must have acknowledged our oldest SETTINGS (RFC 9113 §6.5.3).
+    fn settings_deadline(&self) -> Option<Time> {
+        self.unacknowledged
+            .since()
+            .map(|since| since + self.config.limits.settings_time)
     }
 }
 

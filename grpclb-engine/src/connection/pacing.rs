@@ -92,7 +92,8 @@ impl Pacer {
     pub(super) fn confirm(&mut self, now: Time) {
         self.barrier = false;
         self.unconfirmed = 0;
-        self.wait_at_most(now + self.rule.settle);
+        // Whatever was to be looked at earlier waits, too.
+        self.wait_until = Some(now + self.rule.settle);
     }
 
     fn wait_at_most(&mut self, until: Time) {
@@ -106,5 +107,33 @@ impl Pacer {
             self.tokens = self.tokens.saturating_add(earned).min(self.rule.burst);
             self.counted = now;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn nothing_is_reset_in_the_pause_behind_a_confirmation_though_something_else_is_due() {
+        let rule = ResetPacing::default();
+        let mut pacer = Pacer::new(rule);
+        let now = Time::ZERO + Duration::from_secs(1);
+        for _ in 0..rule.unconfirmed {
+            assert_eq!(pacer.ask(now, false, Time::ZERO), Verdict::Go);
+        }
+        assert_eq!(
+            pacer.ask(now, false, now),
+            Verdict::Later,
+            "its HEADERS have just left"
+        );
+        assert!(pacer.start_barrier());
+        pacer.confirm(now);
+        assert_eq!(pacer.deadline(), Some(now + rule.settle));
+        pacer.wake(now + rule.after_headers);
+        assert!(!pacer.may_try());
+        pacer.wake(now + rule.settle);
+        assert!(pacer.may_try());
     }
 }

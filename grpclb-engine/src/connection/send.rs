@@ -116,6 +116,13 @@ impl Connection {
             let Some(control) = self.control.pop_front() else {
                 break;
             };
+            match control {
+                Control::Preface => self.unacknowledged.first_left(now),
+                Control::InitialWindow(size) => {
+                    self.unacknowledged.push(settings::Sent::InitialWindow(size), now);
+                }
+                _ => {}
+            }
             output.write(|out| match control {
                 Control::Preface => {
                     let server = self.role == Role::Server;
@@ -126,7 +133,6 @@ impl Connection {
                 }
                 Control::SettingsAck => frame::write_settings_ack(out),
                 Control::InitialWindow(size) => {
-                    self.unacknowledged.push(settings::Sent::InitialWindow(size));
                     frame::write_settings(out, &[(SettingId::INITIAL_WINDOW_SIZE, size)]);
                 }
                 Control::Ping(payload) => {
@@ -218,7 +224,7 @@ impl Connection {
             }
         }
         if self.role == Role::Client && self.pacer.start_barrier() {
-            self.unacknowledged.push(settings::Sent::Barrier);
+            self.unacknowledged.push(settings::Sent::Barrier, now);
             output.write(|out| frame::write_settings(out, &[]));
         }
     }
@@ -229,6 +235,7 @@ impl Connection {
             return;
         };
         if let Outcome::To(state) = stream.state.on(StreamEvent::SendReset) {
+            stream.ended = stream.state == State::HalfClosedLocal;
             stream.state = state;
             stream.queue.clear();
             stream.reset = Some(code);

@@ -1,8 +1,10 @@
 //! SETTINGS in both directions (RFC 9113 §6.5): ours take effect when the peer acknowledges them, the peer's at once.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::Limits;
+use crate::Time;
 use crate::frame::{DEFAULT_WINDOW, MIN_MAX_FRAME_SIZE, SettingId};
 use crate::hpack::DEFAULT_TABLE_SIZE;
 
@@ -125,7 +127,7 @@ impl PeerSettings {
 /// Our SETTINGS frames that the peer has not acknowledged, in order (RFC 9113 §6.5.3: acknowledgements have no names).
 #[derive(Debug, Default)]
 pub(super) struct Unacknowledged {
-    frames: std::collections::VecDeque<Sent>,
+    frames: VecDeque<(Sent, Option<Time>)>,
 }
 
 /// What a SETTINGS frame of ours was for.
@@ -140,13 +142,29 @@ pub(super) enum Sent {
 }
 
 impl Unacknowledged {
-    pub(super) fn push(&mut self, sent: Sent) {
-        self.frames.push_back(sent);
+    /// Will be sent first of all; when, [`Self::first_left`] says.
+    pub(super) fn push_first(&mut self) {
+        self.frames.push_back((Sent::First, None));
+    }
+
+    pub(super) fn first_left(&mut self, now: Time) {
+        if let Some((Sent::First, at)) = self.frames.front_mut() {
+            *at = Some(now);
+        }
+    }
+
+    pub(super) fn push(&mut self, sent: Sent, now: Time) {
+        self.frames.push_back((sent, Some(now)));
+    }
+
+    /// Since when an acknowledgement has been missing.
+    pub(super) fn since(&self) -> Option<Time> {
+        self.frames.front()?.1
     }
 
     /// What an acknowledgement is for; `None`: for nothing.
     pub(super) fn acknowledge(&mut self) -> Option<Sent> {
-        self.frames.pop_front()
+        self.frames.pop_front().map(|(sent, _)| sent)
     }
 }
 

@@ -230,6 +230,103 @@ fn cheap_frames_are_stopped_after_their_bursts() {
 }
 
 #[test]
+fn the_first_burst_is_no_longer_than_the_others_however_long_the_connection_was_quiet() {
+    let mut script = Script::client();
+    script.now += Duration::from_hours(1);
+    let rounds = until_closed(&mut script, |script, round| {
+        script.headers(2 * round + 1, REQUEST, true);
+        script.reset(2 * round + 1, ErrorCode::CANCEL);
+    });
+    assert_eq!(rounds, burst(Limit::RapidReset));
+}
+
+#[test]
+fn informational_responses_are_stopped_and_one_for_each_call_is_not() {
+    let continues: &[(&str, &str)] = &[(":status", "100")];
+    let mut script = Script::server();
+    for round in 0..5000 {
+        script.side.open(script.now, round, true);
+        script.flush();
+        script.headers(2 * round + 1, continues, false);
+        script.headers(2 * round + 1, RESPONSE, true);
+        script.side.events.clear();
+        script.answers.clear();
+    }
+    script.side.open(script.now, 0, true);
+    script.flush();
+    let rounds = until_closed(&mut script, |script, _| script.headers(10_001, continues, false));
+    assert!(
+        (1..=2 * burst(Limit::Informational)).contains(&rounds),
+        "{rounds}"
+    );
+    expect_limit(&mut script, Limit::Informational);
+}
+
+#[test]
+fn large_informational_responses_are_stopped_sooner() {
+    let hint = "x".repeat(10_000);
+    let hints: &[(&str, &str)] = &[(":status", "103"), ("link", &hint)];
+    let mut script = Script::server();
+    script.side.open(script.now, 0, true);
+    script.flush();
+    let rounds = until_closed(&mut script, |script, _| script.headers(1, hints, false));
+    assert_eq!(rounds, burst(Limit::Informational) / 3);
+    expect_limit(&mut script, Limit::Informational);
+}
+
+#[test]
+fn a_peer_that_goes_again_and_again_is_stopped() {
+    for mut script in [Script::client(), Script::server()] {
+        if script.side.connection.role() == grpclb_engine::connection::Role::Client {
+            script.side.open(script.now, 0, true); // or the connection would be drained
+            script.flush();
+        }
+        let goaway = [(1u32 << 31) - 1, 0].map(u32::to_be_bytes).concat();
+        let rounds = until_closed(&mut script, |script, _| {
+            script.send(&raw(kinds::GOAWAY, 0, 0, &goaway));
+        });
+        assert_eq!(rounds, burst(Limit::GoAway));
+        expect_limit(&mut script, Limit::GoAway);
+    }
+}
+
+#[test]
+fn settings_that_are_not_acknowledged_in_time_end_the_connection() {
+    for role in [
+        grpclb_engine::connection::Role::Server,
+        grpclb_engine::connection::Role::Client,
+    ] {
+        let mut script = Script::raw(role, Config::to_client());
+        script.now += Duration::from_secs(5);
+        script.flush();
+        let until = script.now + Limits::default().settings_time;
+        assert_eq!(script.side.connection.poll_timeout(), Some(until));
+        script.now = until;
+        script.side.timeout(until);
+        script.flush();
+        script.expect_goaway(ErrorCode::SETTINGS_TIMEOUT);
+        assert_eq!(script.goaway_debug(), "limit reached: settings_time");
+    }
+}
+
+#[test]
+fn settings_that_move_the_windows_of_many_streams_cost_more() {
+    let rounds = |streams: u32| {
+        let mut script = Script::client();
+        for n in 0..streams {
+            script.headers(2 * n + 1, REQUEST, true);
+        }
+        let rounds = until_closed(&mut script, |script, round| {
+            script.settings(&[(SettingId::INITIAL_WINDOW_SIZE, 65_000 + round)]);
+        });
+        expect_limit(&mut script, Limit::Settings);
+        rounds
+    };
+    assert_eq!(rounds(1), burst(Limit::Settings) - 1);
+    assert!(rounds(5000) < 12);
+}
+
+#[test]
 fn settings_with_very_many_values_cost_more() {
     let mut script = Script::client();
     let many = vec![(SettingId(0x77), 1); 2000];

@@ -3,7 +3,7 @@
 use grpclb_engine::connection::{Config, Event, ResetPacing, Sent};
 use grpclb_engine::frame::{ErrorCode, Frame, StreamId};
 
-use crate::support::{Pair, REQUEST, RESPONSE, Script, flags, kinds, millis, raw};
+use crate::support::{Pair, REQUEST, RESPONSE, Script, TRAILERS, flags, kinds, millis, raw};
 
 fn resets(script: &Script) -> Vec<u32> {
     let ids = script.answers.iter().filter_map(|frame| match frame {
@@ -264,4 +264,55 @@ fn commands_for_a_stale_key_do_nothing() {
     assert_eq!(pair.client.connection.tag(again), Some(2));
     assert_eq!(pair.client.connection.tag(call), None);
     assert!(!pair.server.ended(pair.server.requests()[1]));
+}
+
+#[test]
+fn a_reset_that_waits_is_dropped_when_the_stream_ends_meanwhile() {
+    let mut script = Script::server();
+    let now = script.now;
+    let over = script.side.open(now, 1, true);
+    let half = script.side.open(now, 2, false);
+    script.flush();
+    for stream in [over, half] {
+        script.side.connection.reset(stream, ErrorCode::CANCEL);
+    }
+    script.flush();
+    script.headers(1, RESPONSE, false);
+    script.data(1, b"an answer that nobody waits for", false);
+    script.headers(1, TRAILERS, true);
+    assert_eq!(script.side.connection.streams(), 1, "it has ended both ways");
+    // Of the other one our side is still open, so the server has to be told.
+    script.headers(3, RESPONSE, true);
+    script.now += millis(10);
+    script.side.timeout(script.now);
+    script.flush();
+    assert_eq!(resets(&script), [3]);
+    assert_eq!(script.side.connection.streams(), 0);
+    assert_eq!(script.side.connection.windows(None).held, 0);
+    script.expect_alive();
+}
+
+#[test]
+fn data_that_crosses_our_reset_is_not_held_against_the_server() {
+    let mut script = Script::server();
+    let now = script.now;
+    let calls: Vec<_> = (0..20).map(|tag| script.side.open(now, tag, true)).collect();
+    script.flush();
+    for n in 0..20 {
+        script.headers(2 * n + 1, RESPONSE, false);
+    }
+    for call in calls {
+        script.side.connection.reset(call, ErrorCode::CANCEL);
+    }
+    // Small messages, before the resets leave and after.
+    for frame in 0..40_000 {
+        if frame == 20_000 {
+            script.now += millis(10);
+            script.side.timeout(script.now);
+            script.flush();
+            assert_eq!(resets(&script).len(), 20);
+        }
+        script.data(2 * (frame % 20) + 1, b"tick", false);
+    }
+    script.expect_alive();
 }

@@ -5,7 +5,10 @@ use crate::Time;
 use crate::connection::preface::Expect;
 use crate::connection::send::Control;
 use crate::connection::{Connection, Event, Limit, PingKind, Role, settings};
-use crate::frame::{ErrorCode, SettingId, SettingsPayload};
+use crate::frame::{ErrorCode, MAX_WINDOW, SettingId, SettingsPayload};
+
+/// Streams whose windows may be moved for the cost of one SETTINGS frame.
+const STREAMS_A_SETTING: u32 = 256;
 
 impl Connection {
     pub(super) fn recv_settings(
@@ -14,6 +17,8 @@ impl Connection {
         now: Time,
     ) -> Result<Option<Event>, Fatal> {
         self.spend(Limit::Settings, 1 + settings.len() as u32 / 8, now)?;
+        let window = self.peer.initial_window;
+        let mut widest = window;
         for (id, value) in settings.iter() {
             if id == SettingId::ENABLE_PUSH && value != 0 && self.role == Role::Client {
                 return Err(Fatal::protocol(
@@ -21,16 +26,14 @@ impl Connection {
                     "a server set SETTINGS_ENABLE_PUSH",
                 ));
             }
-            let before = self.peer.initial_window;
             self.peer.apply(id, value);
             match id {
-                SettingId::INITIAL_WINDOW_SIZE => {
-                    self.shift_send_windows(i64::from(value) - i64::from(before))?;
-                }
+                SettingId::INITIAL_WINDOW_SIZE => widest = widest.max(value),
                 SettingId::HEADER_TABLE_SIZE => self.encoder.set_max_table_size(value),
                 _ => {}
             }
         }
+        self.shift_send_windows(window, widest, now)?;
         self.owe(Control::SettingsAck)?;
         if self.expect == Expect::Settings {
             self.expect = Expect::Nothing;
@@ -40,14 +43,22 @@ impl Connection {
         Ok(None)
     }
 
-    /// The peer's `SETTINGS_INITIAL_WINDOW_SIZE` moves the windows of all streams (RFC 9113 §6.9.2).
-    fn shift_send_windows(&mut self, delta: i64) -> Result<(), Fatal> {
-        if delta == 0 {
+    /// The peer's `SETTINGS_INITIAL_WINDOW_SIZE` moves the windows of all streams (RFC 9113 §6.9.2), from `before` to what
+    /// it is now, at most to `widest` in between: once for each frame, since it is work for every stream.
+    fn shift_send_windows(&mut self, before: u32, widest: u32, now: Time) -> Result<(), Fatal> {
+        let delta = i64::from(self.peer.initial_window) - i64::from(before);
+        if delta == 0 && widest == before {
             return Ok(());
         }
+        self.spend(
+            Limit::Settings,
+            self.streams.len() as u32 / STREAMS_A_SETTING,
+            now,
+        )?;
+        let most = i64::from(widest) - i64::from(before);
         let mut open = Vec::new();
         for (key, stream) in self.streams.iter_mut() {
-            if stream.send.shift(delta).is_err() {
+            if stream.send.size() + most > i64::from(MAX_WINDOW) || stream.send.shift(delta).is_err() {
                 return Err(Fatal::protocol(
                     ErrorCode::FLOW_CONTROL_ERROR,
                     "SETTINGS_INITIAL_WINDOW_SIZE makes a stream's window exceed 2^31-1",

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::Fatal;
 use crate::Time;
 use crate::connection::streams::{Expect, Outcome};
-use crate::connection::{Cause, Connection, Event, Limit, StreamEvent};
+use crate::connection::{Cause, Connection, Event, Limit, State, StreamEvent};
 use crate::frame::{ErrorCode, StreamId};
 
 impl Connection {
@@ -24,7 +24,8 @@ impl Connection {
         }
         self.received += u64::from(len);
         let Some(key) = self.streams.find(id) else {
-            return if first_piece {
+            // DATA with content costs its sender as much as us, and may have been on its way in numbers.
+            return if first_piece && !(len > 0 && self.ignores(id, StreamEvent::RecvData)) {
                 self.recv_unknown(id, StreamEvent::RecvData, now)
             } else {
                 Ok(None)
@@ -33,6 +34,9 @@ impl Connection {
         let Some(stream) = self.streams.get_mut(key) else {
             return Ok(None);
         };
+        if stream.state == State::ResetByUs {
+            return self.recv_after_reset(key, len > 0, end_stream, now);
+        }
         match stream.state.on(StreamEvent::RecvData) {
             Outcome::To(_) => {}
             outcome => return self.refuse(Some(key), id, outcome, "DATA after END_STREAM", now),

@@ -50,11 +50,25 @@ impl Connection {
         event: StreamEvent,
         now: Time,
     ) -> Result<Option<Event>, Fatal> {
-        let server = self.role == Role::Server;
-        if server && self.goaway.ignores(id) && id.is_client_initiated() {
+        if self.role == Role::Server && self.goaway.ignores(id) && id.is_client_initiated() {
             return Ok(None);
         }
-        let state = if server && id.is_client_initiated() {
+        let state = self.state_of_unknown(id);
+        let reason = match state {
+            State::Idle | State::IdlePeer => "a frame for a stream that was never opened",
+            _ => "a frame for a stream that has ended",
+        };
+        self.refuse(None, id, state.on(event), reason, now)
+    }
+
+    /// Whether such a frame for a stream that does not live is read and forgotten.
+    pub(super) fn ignores(&self, id: StreamId, event: StreamEvent) -> bool {
+        self.state_of_unknown(id).on(event) == Outcome::Ignore
+    }
+
+    fn state_of_unknown(&self, id: StreamId) -> State {
+        let server = self.role == Role::Server;
+        if server && id.is_client_initiated() {
             if id > self.last_id {
                 State::IdlePeer
             } else {
@@ -65,12 +79,27 @@ impl Connection {
             self.streams.closed_state(id).unwrap_or(State::Forgotten)
         } else {
             State::Idle
-        };
-        let reason = match state {
-            State::Idle | State::IdlePeer => "a frame for a stream that was never opened",
-            _ => "a frame for a stream that has ended",
-        };
-        self.refuse(None, id, state.on(event), reason, now)
+        }
+    }
+
+    /// DATA or HEADERS of a stream whose `RST_STREAM` of ours waits (it is paced). The peer cannot know, so neither
+    /// content nor the end of the stream is held against it.
+    pub(super) fn recv_after_reset(
+        &mut self,
+        key: StreamKey,
+        content: bool,
+        end_stream: bool,
+        now: Time,
+    ) -> Result<Option<Event>, Fatal> {
+        if end_stream && self.streams.get(key).is_some_and(|stream| stream.ended) {
+            // Closed both ways: nothing is left to reset.
+            self.streams.remove(key, State::Ended);
+            self.offer_capacity();
+        }
+        if content || end_stream {
+            return Ok(None);
+        }
+        self.spend(Limit::ClosedStreams, 1, now)
     }
 
     /// Carries out what the table of states says of a frame that is not simply right.

@@ -165,6 +165,9 @@ impl Connection {
         let Some(stream) = self.streams.get_mut(key) else {
             return Ok(None);
         };
+        if stream.state == State::ResetByUs {
+            return self.recv_after_reset(key, false, end_stream, now);
+        }
         match stream.state.on(StreamEvent::RecvHeaders) {
             Outcome::To(_) => {}
             outcome => return self.refuse(Some(key), id, outcome, "HEADERS after END_STREAM", now),
@@ -189,16 +192,17 @@ impl Connection {
                     if summary.status == 101 {
                         return self.malformed(key, "status 101, which HTTP/2 does not have", now);
                     }
-                    HeadersKind::Informational
-                } else {
-                    stream.answered = true;
-                    stream.expect = Expect::Body;
-                    stream.bodiless |= matches!(summary.status, 204 | 304);
-                    if !stream.bodiless {
-                        stream.content_left = summary.content_length;
-                    }
-                    HeadersKind::Response
+                    let cost = 1 + u32::try_from(headers.size() / 4096).unwrap_or(u32::MAX);
+                    self.spend(Limit::Informational, cost, now)?;
+                    return Ok(self.informational(key, headers));
                 }
+                stream.answered = true;
+                stream.expect = Expect::Body;
+                stream.bodiless |= matches!(summary.status, 204 | 304);
+                if !stream.bodiless {
+                    stream.content_left = summary.content_length;
+                }
+                HeadersKind::Response
             }
             Expect::Body | Expect::Nothing => {
                 if !end_stream {
@@ -230,6 +234,17 @@ impl Connection {
             end_stream,
             kind,
         }))
+    }
+
+    fn informational(&self, key: StreamKey, headers: HeaderList) -> Option<Event> {
+        let stream = self.streams.get(key)?;
+        stream.reset.is_none().then(|| Event::Headers {
+            stream: key,
+            tag: stream.tag,
+            headers: Rc::new(headers),
+            end_stream: false,
+            kind: HeadersKind::Informational,
+        })
     }
 
     /// The peer has ended its side of the stream.

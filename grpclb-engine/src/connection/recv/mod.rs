@@ -207,6 +207,7 @@ impl Connection {
                 code,
                 debug,
             } => {
+                self.spend(Limit::GoAway, 1, now)?;
                 self.recv_goaway(last_stream, code, debug);
                 None
             }

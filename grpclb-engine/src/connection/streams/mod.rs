@@ -48,6 +48,8 @@ pub(super) struct Stream {
     pub(super) end_queued: bool,
     /// A final response has been sent or received.
     pub(super) answered: bool,
+    /// Our `END_STREAM` had left when we reset it: the peer's makes the `RST_STREAM` needless that still waits.
+    pub(super) ended: bool,
     /// Content-length less what came.
     pub(super) content_left: Option<u64>,
     pub(super) queue: VecDeque<Item>,
@@ -103,6 +105,7 @@ impl Stream {
             bodiless: false,
             end_queued: false,
             answered: false,
+            ended: false,
             content_left: None,
             queue: VecDeque::new(),
             send: SendWindow::new(0),
