@@ -7,6 +7,7 @@
 
 pub mod agent;
 pub mod cleanup;
+pub mod cluster;
 pub mod node;
 pub mod peers;
 pub mod process;

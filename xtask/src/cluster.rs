@@ -126,11 +126,11 @@ fn up(name: &str, options: &UpOptions) -> Result<Cluster> {
         Some(cluster) => cluster,
         None => make(name, options.nodes.unwrap_or(2), &programs)?,
     };
-    wait_until_ready(&cluster, &programs)?;
+    wait_until_ready(&cluster)?;
     eprintln!(
         "  ready after {:.1} s; kubectl is {}",
         started.elapsed().as_secs_f64(),
-        programs.kubernetes("kubectl").display()
+        cluster.kubectl().display()
     );
     Ok(cluster)
 }
@@ -149,6 +149,7 @@ fn make(name: &str, nodes: u8, programs: &Programs) -> Result<Cluster> {
     cluster.settings = cgroups::settings();
     // Saved before anything is made, so that `down` knows of it whatever happens next.
     cluster.save()?;
+    std::os::unix::fs::symlink(programs.kubernetes("kubectl"), cluster.kubectl())?;
     step("certificates", || {
         certificates::make(&cluster)?;
         certificates::write_kubeconfig(&cluster, "admin", &cluster.kubeconfig())
@@ -176,8 +177,8 @@ fn start_machines(cluster: &Cluster, programs: &Programs) -> Result<()> {
     Ok(())
 }
 
-fn wait_until_ready(cluster: &Cluster, programs: &Programs) -> Result<()> {
-    let kubectl = kubectl::Kubectl::new(cluster, programs);
+fn wait_until_ready(cluster: &Cluster) -> Result<()> {
+    let kubectl = kubectl::Kubectl::new(cluster);
     step("the API server", || kubectl.wait_for_api())?;
     step("cluster services", || {
         kubectl.apply(include_str!("../../tests/k8s/manifests/cluster.yaml"))
@@ -217,7 +218,7 @@ fn status(cluster: &Cluster) -> Result<()> {
         };
         println!("{:<8} {:<12} {state}", machine.name(), cluster.ipv4(machine));
     }
-    let kubectl = kubectl::Kubectl::new(cluster, &Programs::located());
+    let kubectl = kubectl::Kubectl::new(cluster);
     print!("\n{}", kubectl.run(&["get", "nodes", "--output=wide"])?);
     let unready = kubectl.unready_nodes()?;
     if !unready.is_empty() {

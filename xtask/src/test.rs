@@ -37,6 +37,8 @@ enum Tier {
     Wire,
     /// Backends and agents killed, frozen, restarted and replaced under load
     Faults,
+    /// In a real Kubernetes cluster of two nodes, made for it
+    Cluster,
 }
 
 impl Tier {
@@ -48,6 +50,7 @@ impl Tier {
             Tier::Kernel => "kernel",
             Tier::Wire => "wire",
             Tier::Faults => "faults",
+            Tier::Cluster => "cluster",
         }
     }
 
@@ -63,6 +66,14 @@ impl Tier {
                 Need::Python,
                 Need::Node,
                 Need::Go,
+            ],
+            Tier::Cluster => &[
+                Need::Root,
+                Need::Namespaces,
+                Need::KernelToolchain,
+                Need::Go,
+                Need::Busybox,
+                Need::Cluster,
             ],
         }
     }
@@ -102,6 +113,7 @@ impl Tier {
             Tier::Wire => vec![outside("wire tests", "wire_*", "2")],
             // One at a time: they kill and freeze, and some say how long something may take.
             Tier::Faults => vec![outside("fault tests", "faults_*", "1")],
+            Tier::Cluster => in_a_cluster(),
         }
     }
 
@@ -109,6 +121,36 @@ impl Tier {
     fn runs_agent(self) -> bool {
         matches!(self, Tier::Wire | Tier::Faults)
     }
+}
+
+/// The tests in a cluster of their own, apart from one that people may have. Each command is seen and counted, so that a
+/// cluster that does not start or does not end fails the tier.
+fn in_a_cluster() -> Vec<Step> {
+    const NAME: &str = "test";
+    let image = |kind: &str| {
+        workspace::target()
+            .join(format!("images/{kind}.tar"))
+            .display()
+            .to_string()
+    };
+    let version = env!("CARGO_PKG_VERSION");
+    let mut tests = outside("cluster tests", "cluster_*", "1");
+    if let Step::Tests(_, command) = &mut tests {
+        command.env("GRPCLB_CLUSTER", NAME);
+    }
+    let cluster = |words: &[&str]| cargo(&[&["xtask", "cluster", "--name", NAME], words].concat());
+    vec![
+        Step::Check("the tests' image", cargo(&["xtask", "image", "--test"])),
+        Step::Check("the agent's image", cargo(&["xtask", "image"])),
+        Step::Check("a cluster", cluster(&["up", "--nodes", "2"])),
+        Step::Check("the tests' image loaded", cluster(&["load", &image("test")])),
+        Step::Check(
+            "the agent's image loaded",
+            cluster(&["load", &image(&format!("grpclb-{version}"))]),
+        ),
+        tests,
+        Step::Check("the cluster's end", cluster(&["down"])),
+    ]
 }
 
 /// The tests of the tests crate whose files are named like `files`.

@@ -7,7 +7,6 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::command::finish;
-use super::programs::Programs;
 use super::state::Cluster;
 use super::wait;
 
@@ -20,9 +19,9 @@ pub(super) struct Kubectl {
 }
 
 impl Kubectl {
-    pub(super) fn new(cluster: &Cluster, programs: &Programs) -> Self {
+    pub(super) fn new(cluster: &Cluster) -> Self {
         Self {
-            program: programs.kubernetes("kubectl"),
+            program: cluster.kubectl(),
             kubeconfig: cluster.kubeconfig(),
         }
     }

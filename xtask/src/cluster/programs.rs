@@ -28,16 +28,11 @@ pub(super) struct Programs {
 }
 
 impl Programs {
-    /// Where they are, built or not.
-    pub(super) fn located() -> Self {
-        Self {
-            folder: workspace::target().join("k8s"),
-        }
-    }
-
     /// Builds what is missing or older than its sources.
     pub(super) fn build() -> Result<Self> {
-        let programs = Self::located();
+        let programs = Self {
+            folder: workspace::target().join("k8s"),
+        };
         programs.build_kubernetes()?;
         programs.build_go("coredns", "CoreDNS", "-s -w")?;
         programs.build_pause()?;

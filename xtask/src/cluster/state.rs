@@ -100,6 +100,11 @@ impl Cluster {
         self.folder().join("kubeconfig")
     }
 
+    /// kubectl of the cluster's version.
+    pub(super) fn kubectl(&self) -> PathBuf {
+        self.folder().join("kubectl")
+    }
+
     /// The control plane first, then the nodes.
     pub(super) fn machines(&self) -> Vec<Machine> {
         std::iter::once(Machine::Control)

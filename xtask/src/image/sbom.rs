@@ -24,6 +24,20 @@ struct Package {
     version: String,
     license: Option<String>,
     source: Option<String>,
+    targets: Vec<Target>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    kind: Vec<String>,
+}
+
+impl Package {
+    /// A macro runs in the compiler; neither it nor what it uses gets into the program.
+    fn is_macro(&self) -> bool {
+        let kinds = self.targets.iter().flat_map(|target| &target.kind);
+        kinds.into_iter().any(|kind| kind == "proc-macro")
+    }
 }
 
 #[derive(Deserialize)]
@@ -106,15 +120,16 @@ fn collect(metadata: &Metadata, root: &str, into: &mut BTreeMap<(String, String)
     let mut waiting = vec![root.context("a package of the workspace is missing")?.id.as_str()];
     let mut seen = BTreeSet::new();
     while let Some(id) = waiting.pop() {
+        let Some(package) = packages.get(id).filter(|package| !package.is_macro()) else {
+            continue;
+        };
         if !seen.insert(id) {
             continue;
         }
-        if let Some(package) = packages.get(id) {
-            into.insert(
-                (package.name.clone(), package.version.clone()),
-                component(package),
-            );
-        }
+        into.insert(
+            (package.name.clone(), package.version.clone()),
+            component(package),
+        );
         let linked = nodes.get(id).into_iter().flat_map(|node| &node.deps);
         waiting.extend(
             linked
@@ -155,7 +170,9 @@ mod tests {
         for linked in ["aya", "tokio", "grpclb-engine", "aya-ebpf"] {
             assert!(names.contains(&linked), "{linked} is in the program");
         }
-        assert!(!names.contains(&"xtask"));
+        for absent in ["xtask", "syn", "serde_derive"] {
+            assert!(!names.contains(&absent), "{absent} is not in the program");
+        }
         assert_eq!(document["metadata"]["component"]["version"], "1.2.3");
     }
 }
