@@ -61,10 +61,18 @@ impl Netns {
     }
 
     fn open_path(path: &Path) -> io::Result<Self> {
+        Self::from_file(File::open(path)?, path.display().to_string())
+    }
+
+    /// A namespace whose file is open already. `name`: for messages.
+    ///
+    /// # Errors
+    /// As [`Netns::open`].
+    pub fn from_file(file: File, name: String) -> io::Result<Self> {
         let mut namespace = Self {
-            file: File::open(path)?,
+            file,
             cookie: 0,
-            name: path.display().to_string().into(),
+            name: name.into(),
         };
         namespace.cookie = namespace.run(cookie_here)??;
         Ok(namespace)
@@ -80,6 +88,15 @@ impl Netns {
         let identity = |metadata: io::Result<std::fs::Metadata>| metadata.map(|of| (of.dev(), of.ino())).ok();
         path_of(namespace)
             .is_some_and(|path| identity(self.file.metadata()) == identity(std::fs::metadata(path)))
+    }
+
+    /// Device and inode of its file, which tell it from every other one that is there.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn identity(&self) -> io::Result<(u64, u64)> {
+        let metadata = self.file.metadata()?;
+        Ok((metadata.dev(), metadata.ino()))
     }
 
     /// The path that it was opened by, for messages.
@@ -100,6 +117,15 @@ impl Netns {
         Ok(result)
     }
 }
+
+/// By the kernel's name for it.
+impl PartialEq for Netns {
+    fn eq(&self, other: &Self) -> bool {
+        self.cookie == other.cookie
+    }
+}
+
+impl Eq for Netns {}
 
 /// The cookie of the namespace that the calling thread is in.
 ///

@@ -4,7 +4,7 @@
 //! the ports are few, documented and where nothing else looks for one.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
@@ -45,49 +45,61 @@ pub enum ListenError {
         "the loopback interface of the pod is down (a young namespace? `ip link set lo up` is its runtime's part)"
     )]
     LoopbackDown,
-    #[error("the pod's own processes hold all of the ports {PORTS:?}: free one of them")]
+    #[error("the pod's own processes hold or declare all of the ports {PORTS:?}: free one of them")]
     NoFreePort,
     #[error("cannot listen on the pod's loopback: {0}")]
     Socket(#[from] io::Error),
 }
 
-/// Opens the listeners within the namespace.
-pub(super) fn listen(namespace: &Netns) -> Result<Listeners, ListenError> {
-    namespace.run(listen_here).map_err(|source| ListenError::Enter {
-        name: namespace.name().to_owned(),
-        source,
-    })?
+/// Opens the listeners within the namespace, on none of the ports that the pod's containers `declared`.
+pub(super) fn listen(namespace: &Netns, declared: &[u16]) -> Result<Listeners, ListenError> {
+    namespace
+        .run(|| listen_here(declared))
+        .map_err(|source| ListenError::Enter {
+            name: namespace.name().to_owned(),
+            source,
+        })?
 }
 
-/// The first address of each family that is not local to the machine or the link; runtimes give `eth0` first.
-pub(super) fn addresses(namespace: &Netns) -> io::Result<Addresses> {
-    let mut found = Addresses::default();
-    for interface in namespace.run(getifaddrs)?? {
-        let Some(address) = interface.address else {
-            continue;
+impl Addresses {
+    /// The first one of each family; runtimes give `eth0` first.
+    pub(super) fn first_of(all: &[IpAddr]) -> Self {
+        let v4 = |address: &IpAddr| match address {
+            IpAddr::V4(v4) => Some(*v4),
+            IpAddr::V6(_) => None,
         };
-        if let Some(v4) = address.as_sockaddr_in().map(nix::sys::socket::SockaddrIn::ip)
-            && !v4.is_loopback()
-            && !v4.is_link_local()
-        {
-            found.v4.get_or_insert(v4);
-        }
-        if let Some(v6) = address.as_sockaddr_in6().map(nix::sys::socket::SockaddrIn6::ip)
-            && !v6.is_loopback()
-            && !v6.is_unicast_link_local()
-        {
-            found.v6.get_or_insert(v6);
+        let v6 = |address: &IpAddr| match address {
+            IpAddr::V4(_) => None,
+            IpAddr::V6(v6) => Some(*v6),
+        };
+        Self {
+            v4: all.iter().find_map(v4),
+            v6: all.iter().find_map(v6),
         }
     }
-    Ok(found)
 }
 
-fn listen_here() -> Result<Listeners, ListenError> {
+/// The addresses of the namespace that are not local to the machine or the link, in the order of its interfaces.
+pub(super) fn addresses(namespace: &Netns) -> io::Result<Vec<IpAddr>> {
+    let address = |interface: nix::ifaddrs::InterfaceAddress| {
+        let address = interface.address?;
+        if let Some(v4) = address.as_sockaddr_in() {
+            let v4 = v4.ip();
+            return (!v4.is_loopback() && !v4.is_link_local()).then_some(IpAddr::V4(v4));
+        }
+        let v6 = address.as_sockaddr_in6()?.ip();
+        (!v6.is_loopback() && !v6.is_unicast_link_local()).then_some(IpAddr::V6(v6))
+    };
+    Ok(namespace.run(getifaddrs)??.filter_map(address).collect())
+}
+
+fn listen_here(declared: &[u16]) -> Result<Listeners, ListenError> {
     // [::1] exists only while lo is up, and a probe would fail: better to say so and come back.
     if !loopback_is_up()? {
         return Err(ListenError::LoopbackDown);
     }
-    for port in PORTS {
+    // A container that declares one and is not listening yet must find it free.
+    for port in PORTS.into_iter().filter(|port| !declared.contains(port)) {
         match listen_on(port) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
             outcome => return Ok(outcome?),

@@ -39,6 +39,8 @@ pub(super) struct Pod {
     pub(super) proved: bool,
     /// Nothing is done for a wanted pod before this moment.
     due: Instant,
+    /// When this incarnation began to be wanted.
+    pub(super) begun: Instant,
     /// Failures since the last step that went well.
     failures: u32,
     /// Why it is not steered.
@@ -83,6 +85,8 @@ pub(super) struct Plan {
     pub(super) wake: Option<Instant>,
     /// Wanted pods that have no incarnation yet.
     pub(super) begin: Vec<Arc<PodSpec>>,
+    /// What is known of them now; they are steered as before.
+    pub(super) take_up: Vec<(Incarnation, Arc<PodSpec>)>,
 }
 
 /// Compares what is wanted with what is there.
@@ -93,8 +97,13 @@ pub(super) fn plan(
 ) -> Plan {
     let mut plan = Plan::default();
     for (incarnation, pod) in there {
-        let wanted = wanted.get(&pod.spec.id) == Some(&pod.spec);
-        match pod.next(wanted) {
+        let wanted = wanted
+            .get(&pod.spec.id)
+            .filter(|spec| spec.steered_like(&pod.spec));
+        if let Some(spec) = wanted.filter(|spec| **spec != pod.spec && pod.stage != Stage::Leaving) {
+            plan.take_up.push((incarnation.clone(), Arc::clone(spec)));
+        }
+        match pod.next(wanted.is_some()) {
             Next::Now(step) => plan.steps.push((incarnation.clone(), step)),
             Next::WhenDue(step) if pod.due <= now => plan.steps.push((incarnation.clone(), step)),
             Next::WhenDue(_) => plan.wake = Some(plan.wake.map_or(pod.due, |wake| wake.min(pod.due))),
@@ -130,9 +139,18 @@ impl Pod {
             probing: false,
             proved: false,
             due: now,
+            begun: now,
             failures: 0,
             reason: None,
         }
+    }
+
+    /// More became known of it. New addresses have to be those of its namespace: the next probe tells, at once.
+    pub(super) fn take_up(&mut self, spec: Arc<PodSpec>, now: Instant) {
+        if self.spec.addresses != spec.addresses && self.stage != Stage::Leaving {
+            self.due = now;
+        }
+        self.spec = spec;
     }
 
     /// The table at the top of this file.
@@ -209,6 +227,13 @@ impl Pod {
             .saturating_mul(1 << self.failures.min(16))
             .min(LAST_RETRY);
         self.failures = self.failures.saturating_add(1);
+        self.reason = Some(reason);
+        self.due = now + wait;
+    }
+
+    /// What it waits for is being made: the first step is tried again after `wait`, without ever longer pauses.
+    pub(super) fn awaits(&mut self, reason: String, wait: Duration, now: Instant) {
+        self.failures = self.failures.max(1);
         self.reason = Some(reason);
         self.due = now + wait;
     }
@@ -334,6 +359,51 @@ mod tests {
             [],
             "one incarnation at a time until the old one drains"
         );
+    }
+
+    #[test]
+    fn what_does_not_change_how_a_pod_is_steered_is_taken_up_without_a_new_incarnation() {
+        let now = Instant::now();
+        let old = spec("a");
+        let new = Arc::new(PodSpec {
+            name: "namespace/a".into(),
+            ports: [8080].into(),
+            addresses: ["10.0.0.1".parse().unwrap()].into(),
+            adopt: Some(crate::model::Adopt {
+                request: "1".into(),
+                rate: 10,
+            }),
+            ..(*old).clone()
+        });
+        let mut pod = Pod::new(old.clone(), now);
+        pod.steered(now);
+        let incarnation = Incarnation::from("incarnation");
+        let planned = plan(&wanted(&[&new]), &there(pod.clone()), now);
+        assert_eq!(planned.take_up, [(incarnation.clone(), Arc::clone(&new))]);
+        assert_eq!((planned.steps, planned.begin), (vec![], vec![]));
+
+        pod.take_up(Arc::clone(&new), now);
+        let planned = plan(&wanted(&[&new]), &there(pod), now);
+        assert_eq!(planned.take_up, []);
+        assert_eq!(
+            planned.steps,
+            [(incarnation, Step::Probe)],
+            "the new addresses are to be confirmed"
+        );
+
+        let mut leaving = Pod::new(old, now);
+        leaving.leaving(now + Duration::from_secs(30));
+        assert_eq!(plan(&wanted(&[&new]), &there(leaving), now).take_up, []);
+    }
+
+    #[test]
+    fn a_sandbox_that_is_being_made_is_looked_at_often_and_counts_as_tried() {
+        let now = Instant::now();
+        let mut pod = Pod::new(spec("a"), now);
+        for _ in 0..20 {
+            pod.awaits("being made".into(), Duration::from_millis(2), now);
+        }
+        assert_eq!((pod.due - now, pod.failures()), (Duration::from_millis(2), 1));
     }
 
     #[test]

@@ -1,20 +1,18 @@
-//! Notices at once when named namespaces come and go (inotify on `/run/netns`). Everything else, and what inotify misses,
-//! is found by the resync.
+//! Notices at once when directories change (inotify): named namespaces that come and go in `/run/netns`, and, for
+//! [`super::sandbox`], the pods' cgroups. Everything else, and what inotify misses, is found by the resync.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::path::Path;
 
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
 use tokio::io::unix::AsyncFd;
 
 use crate::netns::NAMES;
 
-/// Tells of changes in `/run/netns`.
+/// Tells of changes in directories. Dropped, it watches no more.
 #[derive(Debug)]
-pub(super) struct NamesWatch {
-    inotify: AsyncFd<Events>,
-    watching: bool,
-}
+pub(super) struct Directories(AsyncFd<Events>);
 
 #[derive(Debug)]
 struct Events(Inotify);
@@ -31,12 +29,48 @@ impl AsFd for Events {
     }
 }
 
-impl NamesWatch {
+impl Directories {
     #[allow(deprecated)] // its successor is unsafe, to promise what holds here: `Events` owns its descriptor for life
     pub(super) fn new() -> io::Result<Self> {
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
+        Ok(Self(AsyncFd::new(Events(inotify))?))
+    }
+
+    /// Watches one more directory; the same descriptor again for one that is watched already.
+    pub(super) fn add(&self, directory: &Path, changes: AddWatchFlags) -> io::Result<WatchDescriptor> {
+        Ok(self.0.get_ref().0.add_watch(directory, changes)?)
+    }
+
+    pub(super) fn remove(&self, watch: WatchDescriptor) {
+        // It fails where the kernel let go first.
+        let _ = self.0.get_ref().0.rm_watch(watch);
+    }
+
+    /// Waits for the next changes. Safe to drop and call again.
+    pub(super) async fn changed(&mut self) -> Vec<InotifyEvent> {
+        loop {
+            let Ok(mut ready) = self.0.readable().await else {
+                return std::future::pending().await;
+            };
+            match ready.get_inner().0.read_events() {
+                Ok(events) => return events,
+                Err(_) => ready.clear_ready(),
+            }
+        }
+    }
+}
+
+/// Tells of changes in `/run/netns`.
+#[derive(Debug)]
+pub(super) struct NamesWatch {
+    directories: Directories,
+    watching: bool,
+}
+
+impl NamesWatch {
+    pub(super) fn new() -> io::Result<Self> {
         let mut watch = Self {
-            inotify: AsyncFd::new(Events(inotify))?,
+            directories: Directories::new()?,
             watching: false,
         };
         watch.watch_again();
@@ -52,28 +86,16 @@ impl NamesWatch {
                 | AddWatchFlags::IN_MOVED_TO
                 | AddWatchFlags::IN_ATTRIB
                 | AddWatchFlags::IN_DELETE_SELF;
-            self.watching = self.inotify.get_ref().0.add_watch(NAMES, changes).is_ok();
+            self.watching = self.directories.add(Path::new(NAMES), changes).is_ok();
         }
     }
 
     /// Waits for the next changes. Safe to drop and call again.
     pub(super) async fn changed(&mut self) {
-        loop {
-            let Ok(mut ready) = self.inotify.readable().await else {
-                return std::future::pending().await;
-            };
-            match ready.get_inner().0.read_events() {
-                Ok(events) => {
-                    if events
-                        .iter()
-                        .any(|event| event.mask.contains(AddWatchFlags::IN_IGNORED))
-                    {
-                        self.watching = false;
-                    }
-                    return;
-                }
-                Err(_) => ready.clear_ready(),
-            }
+        let events = self.directories.changed().await;
+        let ended = |event: &InotifyEvent| event.mask.contains(AddWatchFlags::IN_IGNORED);
+        if events.iter().any(ended) {
+            self.watching = false;
         }
     }
 }

@@ -11,6 +11,9 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch as channel};
 
 use super::*;
+use crate::model::{NetnsRef, PodSpec};
+
+mod sandboxes;
 
 const TOKEN: &str = "instance-under-test";
 const TARGET: Ipv4Addr = Ipv4Addr::new(127, 255, 255, 254);
@@ -28,25 +31,18 @@ enum Asked {
 /// Accepts and answers with the token, or with something else.
 struct Recorder {
     asked: mpsc::UnboundedSender<Asked>,
-    listeners: BTreeMap<String, Listeners>,
+    /// What accepts for each incarnation, ended with it.
+    accepting: BTreeMap<String, tokio::task::JoinSet<()>>,
     answer: &'static str,
 }
 
 impl Steering for Recorder {
     fn accept(&mut self, pod: Accept) -> anyhow::Result<u32> {
         let answer = self.answer;
-        let listeners = [
-            Some(pod.listeners.v4.try_clone()?),
-            pod.listeners
-                .v6
-                .as_ref()
-                .map(TcpListener::try_clone)
-                .transpose()?,
-        ];
-        for listener in listeners.into_iter().flatten() {
-            listener.set_nonblocking(true)?;
+        let mut accepting = tokio::task::JoinSet::new();
+        for listener in [Some(pod.listeners.v4), pod.listeners.v6].into_iter().flatten() {
             let listener = tokio::net::TcpListener::from_std(listener)?;
-            tokio::spawn(async move {
+            accepting.spawn(async move {
                 while let Ok((stream, _)) = listener.accept().await {
                     let mut stream = stream.into_std().expect("a std stream");
                     if stream.local_addr().is_ok_and(|local| local.is_ipv6()) {
@@ -58,7 +54,7 @@ impl Steering for Recorder {
                 }
             });
         }
-        self.listeners.insert(pod.incarnation.to_string(), pod.listeners);
+        self.accepting.insert(pod.incarnation.to_string(), accepting);
         let _ = self.asked.send(Asked::Accept {
             incarnation: pod.incarnation.to_string(),
             shared: pod.shared,
@@ -67,7 +63,7 @@ impl Steering for Recorder {
     }
 
     fn leave(&mut self, incarnation: &Arc<str>, how: Leave) -> Ended {
-        self.listeners.remove(&**incarnation);
+        self.accepting.remove(&**incarnation);
         let _ = self.asked.send(Asked::Leave {
             incarnation: incarnation.to_string(),
             how,
@@ -103,7 +99,7 @@ impl Room {
         let (status_in, status) = channel::channel(Arc::from([]));
         let recorder = Recorder {
             asked: asked_in,
-            listeners: BTreeMap::new(),
+            accepting: BTreeMap::new(),
             answer,
         };
         let config = Config {
@@ -123,11 +119,15 @@ impl Room {
     }
 
     fn want(&self, pods: &[(&str, NetnsRef)]) {
-        let spec = |(id, netns): &(&str, NetnsRef)| {
-            let id = PodId::from(*id);
-            (id.clone(), Arc::new(PodSpec::new(id, netns.clone())))
-        };
-        let pods = pods.iter().map(spec).collect();
+        let spec = |(id, netns): &(&str, NetnsRef)| PodSpec::new(PodId::from(*id), netns.clone());
+        self.want_specs(pods.iter().map(spec));
+    }
+
+    fn want_specs(&self, specs: impl IntoIterator<Item = PodSpec>) {
+        let pods = specs
+            .into_iter()
+            .map(|spec| (spec.id.clone(), Arc::new(spec)))
+            .collect();
         self.desired.send_replace(Arc::new(Desired {
             pods,
             ..Desired::default()
