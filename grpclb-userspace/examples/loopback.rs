@@ -10,6 +10,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use grpclb_userspace::data::{Config, DataPlane, Listeners};
@@ -50,10 +51,7 @@ fn main() -> anyhow::Result<()> {
 
     std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-    println!(
-        "{}",
-        serde_json::to_string_pretty(&runtime.block_on(plane.status()))?
-    );
+    println!("{:#?}", runtime.block_on(plane.status(Duration::from_secs(1))));
     Ok(())
 }
 

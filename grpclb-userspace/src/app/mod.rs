@@ -154,6 +154,7 @@ impl<'o> Agent<'o> {
             attach_error: std::sync::Mutex::new(None),
             beats,
             data: Arc::clone(&data),
+            answers: std::sync::Mutex::default(),
             pods: pods_status.clone(),
             services: watch::channel(Arc::default()).0,
         });

@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use grpclb_abi::Slot;
 use imbl::OrdMap;
 use tokio::sync::watch;
 
@@ -16,13 +17,13 @@ use super::steering::SharedKernel;
 use super::watchdog::Beats;
 use crate::admin::StatusSource;
 use crate::control::Health;
-use crate::data::{self, DataPlane, DataStatus};
+use crate::data::{self, DataPlane, WorkerStatus};
 use crate::kernel;
 use crate::model::{self, Desired, Protocol, ServiceId, ServicePort};
 use crate::observe::{process, status as told};
 use crate::pods::{PodState, PodStatus};
 
-/// The workers answer within microseconds; one that does not is stuck, and status must say so rather than hang.
+/// The workers answer within microseconds; one that does not is stuck: its last answer then stands, and says so.
 const DATA_ANSWERS: Duration = Duration::from_millis(500);
 
 /// Where every part of the status is found.
@@ -39,6 +40,8 @@ pub(super) struct Collector {
     pub(super) attach_error: Mutex<Option<String>>,
     pub(super) beats: Arc<Beats>,
     pub(super) data: Arc<DataPlane>,
+    /// The workers' last answers.
+    pub(super) answers: Mutex<Vec<Arc<WorkerStatus>>>,
     pub(super) pods: watch::Receiver<Arc<[PodStatus]>>,
     pub(super) services: watch::Sender<Arc<Known>>,
 }
@@ -48,6 +51,26 @@ pub(super) struct Collector {
 pub(super) struct Known {
     pub(super) wanted: Arc<Desired>,
     pub(super) served: OrdMap<ServiceId, Served>,
+}
+
+/// What the data plane says, by worker.
+#[derive(Debug)]
+struct Data {
+    workers: Vec<Arc<WorkerStatus>>,
+    /// Those that did not answer in time.
+    late: Vec<bool>,
+}
+
+impl Data {
+    fn pods(&self) -> impl Iterator<Item = &data::PodStatus> {
+        self.workers.iter().flat_map(|worker| &worker.pods)
+    }
+
+    fn departed(&self, slot: Slot) -> impl Iterator<Item = &data::ServiceTotals> {
+        self.workers
+            .iter()
+            .filter_map(move |worker| worker.departed.services.get(&slot.get()))
+    }
 }
 
 impl StatusSource for Collector {
@@ -63,9 +86,7 @@ impl Collector {
     }
 
     async fn collect(&self) -> told::Status {
-        let data = tokio::time::timeout(DATA_ANSWERS, self.data.status())
-            .await
-            .unwrap_or_default();
+        let data = self.ask_workers().await;
         let known = Arc::clone(&self.services.borrow());
         let reasons = self.readiness.reasons();
         told::Status {
@@ -91,6 +112,23 @@ impl Collector {
                 .map(|service| service_of(service, &known, &data))
                 .collect(),
             counters: counters(&data),
+        }
+    }
+
+    /// Asks every worker. Totals must not fall because one is late: its last answer counts.
+    async fn ask_workers(&self) -> Data {
+        let answers = self.data.status(DATA_ANSWERS).await;
+        let late = answers.iter().map(Option::is_none).collect();
+        let mut last = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        last.resize_with(answers.len(), Arc::default);
+        for (last, answer) in last.iter_mut().zip(answers) {
+            if let Some(answer) = answer {
+                *last = Arc::new(answer);
+            }
+        }
+        Data {
+            workers: last.clone(),
+            late,
         }
     }
 
@@ -131,22 +169,23 @@ impl Collector {
         }
     }
 
-    fn workers(&self, data: &DataStatus) -> Vec<told::Worker> {
+    fn workers(&self, data: &Data) -> Vec<told::Worker> {
         let worker = |(index, age): (usize, Duration)| {
-            let pods = data.pods.iter().filter(|pod| pod.worker == index);
+            let pods = || data.pods().filter(|pod| pod.worker == index);
             told::Worker {
                 index: index as u32,
                 heartbeat_age_ms: age.as_millis() as u64,
-                pods: pods.clone().count() as u64,
-                connections: pods.map(clients).sum(),
+                pods: pods().count() as u64,
+                connections: pods().map(clients).sum(),
+                late: data.late.get(index).copied().unwrap_or(true),
             }
         };
         self.beats.ages().into_iter().enumerate().map(worker).collect()
     }
 }
 
-fn pod_of(pod: &PodStatus, data: &DataStatus) -> told::Pod {
-    let relayed = data.pods.iter().find(|relayed| *relayed.pod == *pod.incarnation);
+fn pod_of(pod: &PodStatus, data: &Data) -> told::Pod {
+    let relayed = data.pods().find(|relayed| *relayed.pod == *pod.incarnation);
     let endpoints = relayed
         .into_iter()
         .flat_map(|relayed| &relayed.services)
@@ -175,7 +214,7 @@ fn clients(pod: &data::PodStatus) -> u64 {
     (pod.client_connections + pod.opaque_connections) as u64
 }
 
-fn service_of(service: &ServicePort, known: &Known, data: &DataStatus) -> told::Service {
+fn service_of(service: &ServicePort, known: &Known, data: &Data) -> told::Service {
     let slot = known.served.get(&service.id).map(|served| served.slot);
     let reason = if service.protocol == Protocol::Plain {
         Some("its port says that it is not HTTP/2")
@@ -187,9 +226,10 @@ fn service_of(service: &ServicePort, known: &Known, data: &DataStatus) -> told::
         None
     };
     let used = || {
-        let services = data.pods.iter().flat_map(|pod| &pod.services);
+        let services = data.pods().flat_map(|pod| &pod.services);
         services.filter(|used| slot.is_some_and(|slot| slot.get() == used.slot))
     };
+    let departed = || slot.into_iter().flat_map(|slot| data.departed(slot));
     told::Service {
         id: service.id.to_string(),
         addresses: service.addresses.clone(),
@@ -205,11 +245,12 @@ fn service_of(service: &ServicePort, known: &Known, data: &DataStatus) -> told::
         steered: reason.is_none(),
         reason: reason.map(str::to_owned),
         connections: used().map(|used| used.client_connections as u64).sum(),
-        opaque: used().map(|used| used.opaque).sum(),
+        opaque: used().map(|used| used.opaque).sum::<u64>()
+            + departed().map(|service| service.opaque).sum::<u64>(),
         endpoints: service
             .endpoints
             .iter()
-            .map(|endpoint| endpoint_of(endpoint, used()))
+            .map(|endpoint| endpoint_of(endpoint, used(), departed()))
             .collect(),
     }
 }
@@ -217,6 +258,7 @@ fn service_of(service: &ServicePort, known: &Known, data: &DataStatus) -> told::
 fn endpoint_of<'d>(
     endpoint: &model::Endpoint,
     used: impl Iterator<Item = &'d data::ServiceStatus>,
+    departed: impl Iterator<Item = &'d data::ServiceTotals>,
 ) -> told::Endpoint {
     let mut told = told::Endpoint {
         id: endpoint.id.to_string(),
@@ -231,7 +273,7 @@ fn endpoint_of<'d>(
         calls: 0,
         errors: 0,
     };
-    let same = |used: &&data::EndpointStatus| used.id == *endpoint.id && used.address == endpoint.address;
+    let same = |used: &&data::EndpointStatus| used.id == endpoint.id && used.address == endpoint.address;
     for used in used.flat_map(|service| &service.endpoints).filter(same) {
         if used.failed {
             told.state = told::EndpointState::Failed;
@@ -241,34 +283,27 @@ fn endpoint_of<'d>(
         told.calls += used.calls;
         told.errors += used.errors;
     }
+    let key = (Arc::clone(&endpoint.id), endpoint.address);
+    for totals in departed.filter_map(|service| service.endpoints.get(&key)) {
+        told.calls += totals.calls;
+        told.errors += totals.errors;
+    }
     told
 }
 
-/// The data plane's totals over all pods.
-fn counters(data: &DataStatus) -> BTreeMap<String, u64> {
+/// The data plane's totals, of the pods that are there and of those that have left.
+fn counters(data: &Data) -> BTreeMap<String, u64> {
     let mut totals = BTreeMap::new();
-    for pod in &data.pods {
-        let (accept, opaque) = (&pod.accept, &pod.opaque);
-        let own = [
-            ("accepted", accept.accepted),
-            ("probes", accept.probes),
-            ("unknown_service", accept.unknown_service),
-            ("http2", accept.http2),
-            ("opaque", accept.opaque),
-            ("silent", accept.silent),
-            ("ended_early", accept.ended_early),
-            ("accept_failed", accept.failed),
-            ("opaque_dials", opaque.dials),
-            ("opaque_failed_dials", opaque.failed_dials),
-            ("opaque_unserved", opaque.unserved),
-            ("opaque_ended", opaque.ended),
-            ("opaque_reset", opaque.reset),
-            ("opaque_bytes_from_clients", opaque.bytes_from_clients),
-            ("opaque_bytes_to_clients", opaque.bytes_to_clients),
-        ];
-        let engine = pod.counters.iter().map(|(name, figure)| (name.as_str(), *figure));
-        for (name, figure) in own.into_iter().chain(engine) {
-            *totals.entry(name.to_owned()).or_insert(0) += figure;
+    let mut count = |name: &str, figure: u64| match totals.get_mut(name) {
+        Some(total) => *total += figure,
+        None => _ = totals.insert(name.to_owned(), figure),
+    };
+    for worker in &data.workers {
+        for (name, figure) in &worker.departed.counters {
+            count(name, *figure);
+        }
+        for (name, figure) in worker.pods.iter().flat_map(data::PodStatus::totals) {
+            count(name, figure);
         }
     }
     totals

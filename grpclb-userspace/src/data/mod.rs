@@ -28,9 +28,11 @@ mod relay;
 mod services;
 mod socket;
 mod status;
+mod totals;
 mod wake;
 mod worker;
 
 pub use config::{Config, Leave, Listeners, StartError};
 pub use plane::DataPlane;
-pub use status::{AcceptCounters, DataStatus, EndpointStatus, OpaqueCounters, PodStatus, ServiceStatus};
+pub use status::{AcceptCounters, EndpointStatus, OpaqueCounters, PodStatus, ServiceStatus, WorkerStatus};
+pub use totals::{EndpointTotals, ServiceTotals, Totals};

@@ -9,7 +9,7 @@ use tracing::warn;
 
 use super::config::{Config, Leave, Listeners, StartError};
 use super::socket;
-use super::status::DataStatus;
+use super::status::WorkerStatus;
 use super::worker::{self, Command};
 use crate::model::{PodId, ServicePort};
 use crate::netns::Netns;
@@ -125,8 +125,8 @@ impl DataPlane {
         }
     }
 
-    /// Collects a snapshot from every worker. A worker that does not answer is missing from it.
-    pub fn status(&self) -> impl Future<Output = DataStatus> + use<> {
+    /// Collects a snapshot from every worker, in their order; `None` for one that does not answer within `limit`.
+    pub fn status(&self, limit: Duration) -> impl Future<Output = Vec<Option<WorkerStatus>>> + use<> {
         let waiting: Vec<_> = (0..self.workers.len())
             .map(|worker| {
                 let (reply, answer) = oneshot::channel();
@@ -135,13 +135,13 @@ impl DataPlane {
             })
             .collect();
         async move {
-            let mut status = DataStatus::default();
+            let deadline = tokio::time::Instant::now() + limit;
+            let mut workers = Vec::with_capacity(waiting.len());
             for answer in waiting {
-                if let Ok(pods) = answer.await {
-                    status.pods.extend(pods);
-                }
+                let answer = tokio::time::timeout_at(deadline, answer).await;
+                workers.push(answer.ok().and_then(Result::ok));
             }
-            status
+            workers
         }
     }
 

@@ -17,6 +17,7 @@ use super::config::Listeners;
 use super::driver::{self, Driver};
 use super::legs::Legs;
 use super::status::{AcceptCounters, OpaqueCounters, PodStatus, ServiceStatus};
+use super::totals::Kept;
 use super::worker::{DieOnPanic, Worker};
 use crate::model::{PodId, Protocol};
 use crate::netns::Netns;
@@ -38,6 +39,8 @@ pub(super) struct Pod {
     shared: bool,
     /// Services that the splitter was told of: those that this pod's clients have dialled.
     known: RefCell<HashSet<u32>>,
+    /// Totals of endpoints that left the pod's subset, by the Service's slot.
+    kept: RefCell<HashMap<u32, Kept>>,
     tasks: RefCell<JoinSet<()>>,
     clients: Cell<usize>,
     client_left: Notify,
@@ -80,6 +83,7 @@ impl Pod {
             counters: RefCell::default(),
             shared,
             known: RefCell::default(),
+            kept: RefCell::default(),
             tasks: RefCell::default(),
             clients: Cell::new(0),
             client_left: Notify::new(),
@@ -128,8 +132,13 @@ impl Pod {
         }
         let services = self.worker.services.borrow();
         let entry = services.get(slot);
-        if entry.is_none() {
+        if let Some(entry) = entry {
+            if let Some(kept) = self.kept.borrow_mut().get_mut(&slot) {
+                kept.service_changed(entry.port());
+            }
+        } else {
             self.known.borrow_mut().remove(&slot);
+            self.kept.borrow_mut().remove(&slot);
         }
         self.tell_service(slot, entry.map(|entry| entry.service(self.shared)));
     }
@@ -181,9 +190,12 @@ impl Pod {
     /// For people.
     pub(super) fn status(&self) -> PodStatus {
         let (counters, splitter, now) = (self.counters.borrow(), self.splitter.borrow(), self.worker.now());
-        let service = |view: &ServiceView| {
+        let mut kept = self.kept.borrow_mut();
+        let mut service = |view: &ServiceView| {
             let opaque = counters.opaque_by_service.get(&view.key.0).copied().unwrap_or(0);
-            ServiceStatus::new(view, opaque)
+            let mut status = ServiceStatus::new(view, opaque);
+            kept.entry(view.key.0).or_default().keep(&mut status);
+            status
         };
         PodStatus {
             pod: self.id.to_string(),
@@ -195,7 +207,7 @@ impl Pod {
             accept: counters.accept,
             opaque: counters.opaque,
             buffered: splitter.buffered().0,
-            services: splitter.describe(now).iter().map(service).collect(),
+            services: splitter.describe(now).iter().map(&mut service).collect(),
             counters: splitter.stats().iter().collect(),
         }
     }

@@ -26,6 +26,10 @@ impl Entry {
         }
     }
 
+    pub(super) fn port(&self) -> &ServicePort {
+        &self.service
+    }
+
     pub(super) fn protocol(&self) -> model::Protocol {
         self.service.protocol
     }

@@ -1,19 +1,22 @@
 //! What the data plane says about itself: plain values, collected from the workers when somebody asks.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
+use super::totals::Totals;
 use grpclb_engine::balance::State;
 use grpclb_engine::splitter::{EndpointView, ServiceView};
-use serde::Serialize;
 
-/// One snapshot over all workers.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct DataStatus {
+/// One snapshot of a worker.
+#[derive(Clone, Debug, Default)]
+pub struct WorkerStatus {
     pub pods: Vec<PodStatus>,
+    /// What pods that have left had counted.
+    pub departed: Totals,
 }
 
 /// One client pod.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub struct PodStatus {
     pub pod: String,
     pub worker: usize,
@@ -34,7 +37,7 @@ pub struct PodStatus {
 }
 
 /// What became of the connections that a pod's listeners took in; totals since the pod was added.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct AcceptCounters {
     pub accepted: u64,
     pub probes: u64,
@@ -53,7 +56,7 @@ pub struct AcceptCounters {
 }
 
 /// Opaque connections; totals since the pod was added.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct OpaqueCounters {
     pub dials: u64,
     pub failed_dials: u64,
@@ -66,7 +69,7 @@ pub struct OpaqueCounters {
 }
 
 /// One Service port as a client pod uses it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub struct ServiceStatus {
     pub slot: u32,
     pub name: String,
@@ -81,9 +84,9 @@ pub struct ServiceStatus {
 }
 
 /// One endpoint as a client pod uses it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub struct EndpointStatus {
-    pub id: String,
+    pub id: Arc<str>,
     pub address: SocketAddr,
     pub draining: bool,
     /// It failed, and is out of the pick until its backoff ends.
@@ -98,6 +101,32 @@ pub struct EndpointStatus {
     pub errors: u64,
     /// Opaque connections in flight.
     pub opaque: usize,
+}
+
+impl PodStatus {
+    /// Everything that it counts, by name.
+    pub fn totals(&self) -> impl Iterator<Item = (&str, u64)> {
+        let (accept, opaque) = (&self.accept, &self.opaque);
+        let own = [
+            ("accepted", accept.accepted),
+            ("probes", accept.probes),
+            ("unknown_service", accept.unknown_service),
+            ("http2", accept.http2),
+            ("opaque", accept.opaque),
+            ("silent", accept.silent),
+            ("ended_early", accept.ended_early),
+            ("accept_failed", accept.failed),
+            ("opaque_dials", opaque.dials),
+            ("opaque_failed_dials", opaque.failed_dials),
+            ("opaque_unserved", opaque.unserved),
+            ("opaque_ended", opaque.ended),
+            ("opaque_reset", opaque.reset),
+            ("opaque_bytes_from_clients", opaque.bytes_from_clients),
+            ("opaque_bytes_to_clients", opaque.bytes_to_clients),
+        ];
+        let engine = self.counters.iter().map(|(name, count)| (name.as_str(), *count));
+        own.into_iter().chain(engine)
+    }
 }
 
 impl ServiceStatus {
@@ -117,7 +146,7 @@ impl ServiceStatus {
 impl EndpointStatus {
     fn new(view: &EndpointView) -> Self {
         Self {
-            id: view.endpoint.id.to_string(),
+            id: Arc::clone(&view.endpoint.id),
             address: view.endpoint.address,
             draining: view.endpoint.state == State::Draining,
             failed: view.out_for.is_some(),

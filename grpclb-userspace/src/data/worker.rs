@@ -17,7 +17,8 @@ use tokio::time::MissedTickBehavior;
 use super::config::{Config, Leave, Listeners};
 use super::pod::Pod;
 use super::services::Services;
-use super::status::PodStatus;
+use super::status::WorkerStatus;
+use super::totals::Totals;
 use crate::model::{PodId, ServicePort};
 use crate::netns::Netns;
 
@@ -54,7 +55,7 @@ pub(super) enum Command {
         done: oneshot::Sender<()>,
     },
     Status {
-        reply: oneshot::Sender<Vec<PodStatus>>,
+        reply: oneshot::Sender<WorkerStatus>,
     },
 }
 
@@ -70,6 +71,8 @@ pub(super) struct Worker {
     pub splitter_config: Arc<grpclb_engine::splitter::Config>,
     /// What all pods of the agent may buffer.
     pub budget: Arc<Budget>,
+    /// What pods that have left had counted.
+    departed: RefCell<Totals>,
     started: Instant,
     pods_made: Cell<u64>,
 }
@@ -151,6 +154,7 @@ async fn run(index: usize, config: Config, budget: Arc<Budget>, mut inbox: mpsc:
         bulk: Scratch::new(BULK_READ),
         splitter_config,
         budget,
+        departed: RefCell::default(),
         started: Instant::now(),
         pods_made: Cell::new(0),
     });
@@ -220,10 +224,12 @@ impl Pods {
                 }
             }
             Command::SetService { slot, service } => {
+                self.worker.departed.borrow_mut().service_changed(slot, &service);
                 self.worker.services.borrow_mut().set(slot, service);
                 self.all().for_each(|pod| pod.service_changed(slot));
             }
             Command::RemoveService { slot } => {
+                self.worker.departed.borrow_mut().service_gone(slot);
                 self.worker.services.borrow_mut().remove(slot);
                 self.all().for_each(|pod| pod.service_changed(slot));
             }
@@ -240,7 +246,10 @@ impl Pods {
                 });
             }
             Command::Status { reply } => {
-                let _ = reply.send(self.all().map(|pod| pod.status()).collect());
+                let _ = reply.send(WorkerStatus {
+                    pods: self.all().map(|pod| pod.status()).collect(),
+                    departed: self.worker.departed.borrow().clone(),
+                });
             }
         }
     }
@@ -262,6 +271,8 @@ impl Pods {
                 pod.drained().await;
             }
             pod.reset().await;
+            // In one breath: a status has the pod's figures in one place or the other.
+            pod.worker.departed.borrow_mut().add(&pod.status());
             drop(pod); // and with it the last hold on the namespace
             if let Some(done) = done {
                 let _ = done.send(());

@@ -106,6 +106,8 @@ pub struct Worker {
     pub heartbeat_age_ms: u64,
     pub pods: u64,
     pub connections: u64,
+    /// It did not answer: what is told of its pods is its last answer.
+    pub late: bool,
 }
 
 /// One enabled pod.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use grpclb_userspace::data::Leave;
+use grpclb_userspace::data::{Leave, Totals};
 use grpclb_userspace::model::Protocol;
 use tokio::io::AsyncReadExt;
 
@@ -276,6 +276,45 @@ async fn a_removed_pod_resets_http2_connections_on_both_sides() {
         Some(std::io::ErrorKind::ConnectionReset),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn what_a_pod_counted_is_still_told_when_it_has_gone() {
+    let rig = Rig::start();
+    let backends = three().await;
+    let addresses = backends.each_ref().map(|backend| backend.address);
+    rig.serve(SLOT, Protocol::Http2, &addresses);
+    let client = Client::connect(&rig, SLOT).await;
+    for _ in 0..6 {
+        client.call(Bytes::from_static(b"x")).await.expect("a call");
+    }
+    let calls = rig
+        .status()
+        .await
+        .counters
+        .iter()
+        .find(|(name, _)| name == "calls")
+        .map(|(_, calls)| *calls);
+    assert_eq!(calls, Some(6));
+    rig.plane.remove_pod(&pod(), Leave::Reset).await;
+
+    let told = async || {
+        let mut workers = rig.plane.status(Duration::from_secs(10)).await;
+        let worker = workers.remove(0).expect("it answers");
+        assert!(worker.pods.is_empty());
+        worker.departed
+    };
+    let departed = told().await;
+    assert_eq!(departed.counters.get("calls"), Some(&6));
+    assert_eq!(departed.counters.get("http2"), Some(&1));
+    let endpoints = &departed.services[&SLOT].endpoints;
+    let calls: u64 = endpoints.values().map(|endpoint| endpoint.calls).sum();
+    assert_eq!((endpoints.len(), calls), (3, 6));
+    // Bounded: an endpoint that is no more is told of no more, and so is a Service.
+    rig.serve(SLOT, Protocol::Http2, &addresses[..1]);
+    assert_eq!(told().await.services[&SLOT].endpoints.len(), 1);
+    rig.plane.remove_service(SLOT);
+    assert!(told().await.services.is_empty());
 }
 
 #[tokio::test]

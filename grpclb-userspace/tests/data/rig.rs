@@ -64,10 +64,11 @@ impl Rig {
     }
 
     pub(crate) async fn status(&self) -> PodStatus {
-        let status = self.plane.status().await;
-        status
-            .pods
+        let workers = self.plane.status(Duration::from_secs(10)).await;
+        workers
             .into_iter()
+            .flatten()
+            .flat_map(|worker| worker.pods)
             .find(|status| status.pod == *pod())
             .expect("the pod is there")
     }

@@ -55,6 +55,7 @@ fn example() -> Status {
             heartbeat_age_ms: 12,
             pods: 1,
             connections: 4,
+            late: false,
         }],
         pods: vec![
             Pod {

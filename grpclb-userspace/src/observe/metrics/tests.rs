@@ -32,6 +32,7 @@ fn full() -> Status {
         heartbeat_age_ms: 250,
         pods: 1,
         connections: 4,
+        late: false,
     });
     status.pods.push(Pod {
         state: PodState::Steered,
