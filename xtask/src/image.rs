@@ -20,17 +20,21 @@ pub(crate) struct Options {
     /// The version in the image's labels and in its tag; the workspace's own without it
     #[arg(long)]
     tag: Option<String>,
+    /// Write the agent's files into this folder instead of an archive, as deploy/Dockerfile does
+    #[arg(long, conflicts_with = "test")]
+    files: Option<PathBuf>,
     /// Only report what is missing on this machine, install nothing
     #[arg(long)]
     no_install: bool,
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let archive: PathBuf = if options.test {
+    let written = if options.test {
         test::build(options.no_install)?
     } else {
-        agent::build(options.tag.as_deref(), options.no_install)?
+        let version = options.tag.as_deref().unwrap_or(env!("CARGO_PKG_VERSION"));
+        agent::build(version, options.files.as_deref(), options.no_install)?
     };
-    println!("{}", archive.display());
+    println!("{}", written.display());
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! The agent's image: one static program on nothing, with its licence and the list of what it was made of.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -13,19 +13,18 @@ use crate::{build_ebpf, progress, workspace};
 /// What manifests call it, without the tag.
 const REPOSITORY: &str = "docker.io/grpclb/grpclb";
 
-/// Builds the program, writes the archive and the bill of materials beside it, and returns where the archive is.
-pub(crate) fn build(tag: Option<&str>, no_install: bool) -> Result<PathBuf> {
+/// Builds the program and the bill of materials, writes the archive, or the files alone into `folder`, and returns where
+/// that is.
+pub(crate) fn build(version: &str, folder: Option<&Path>, no_install: bool) -> Result<PathBuf> {
     setup::ensure(&[Need::KernelToolchain], no_install)?;
-    let version = tag.unwrap_or(env!("CARGO_PKG_VERSION"));
     let program = static_program()?;
     let images = workspace::target().join("images");
     fs::create_dir_all(&images)?;
     let materials = images.join(format!("grpclb-{version}.cdx.json"));
     fs::write(&materials, sbom::of_agent(target()?, version)?)?;
 
-    let archive = images.join(format!("grpclb-{version}.tar"));
     let file = |path, from: PathBuf, mode| Entry::File { path, from, mode };
-    Image {
+    let image = Image {
         reference: format!("{REPOSITORY}:{version}"),
         files: vec![
             file("grpclb", program, 0o755),
@@ -40,8 +39,13 @@ pub(crate) fn build(tag: Option<&str>, no_install: bool) -> Result<PathBuf> {
         entrypoint: vec!["/grpclb".to_owned()],
         labels: labels(version)?,
         environment: Vec::new(),
+    };
+    if let Some(folder) = folder {
+        image.write_files(folder)?;
+        return Ok(folder.to_owned());
     }
-    .write(&archive)?;
+    let archive = images.join(format!("grpclb-{version}.tar"));
+    image.write(&archive)?;
     Ok(archive)
 }
 
@@ -56,7 +60,7 @@ fn labels(version: &str) -> Result<Vec<(String, String)>> {
         ),
         label("version", version),
         label("revision", &revision()?),
-        label("licenses", "Apache-2.0 AND (Apache-2.0 OR GPL-2.0)"),
+        label("licenses", "Apache-2.0 AND (Apache-2.0 OR GPL-2.0-only)"),
     ])
 }
 

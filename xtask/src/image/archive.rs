@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -86,6 +87,26 @@ impl Image {
         append(&mut archive, &layer_name, 0o644, layer.metadata()?.len(), layer)?;
         archive.into_inner()?.flush()?;
         fs::remove_file(layer_path)?;
+        Ok(())
+    }
+
+    /// Writes the files that are in the image into `folder`, for a Dockerfile that takes them from there.
+    pub(crate) fn write_files(&self, folder: &Path) -> Result<()> {
+        fs::create_dir_all(folder)?;
+        for entry in &self.files {
+            match entry {
+                Entry::File { path, from, mode } => {
+                    let target = folder.join(path);
+                    fs::copy(from, &target).with_context(|| format!("cannot write {}", target.display()))?;
+                    fs::set_permissions(target, fs::Permissions::from_mode(*mode))?;
+                }
+                Entry::Link { path, to } => std::os::unix::fs::symlink(to, folder.join(path))?,
+                Entry::Folder { path, mode } => {
+                    fs::create_dir_all(folder.join(path))?;
+                    fs::set_permissions(folder.join(path), fs::Permissions::from_mode(*mode))?;
+                }
+            }
+        }
         Ok(())
     }
 
