@@ -1,4 +1,22 @@
-//! Services and pods from the Kubernetes API, for one node.
+//! Services and pods from the Kubernetes API, for one node. docs/kubernetes.md says what is taken from where and why.
+//!
+//! - [`api`]: a request; [`wire`]: the answers, in protobuf;
+//! - [`reflector`]: follows one kind of object, whatever breaks;
+//! - [`state`] with [`table`] and [`names`]: what was told, and what follows from it;
+//! - [`services`], [`endpoints`], [`pods`], [`annotations`]: the rules, pure;
+//! - [`source`]: drives all of it.
+
+pub mod annotations;
+mod api;
+mod endpoints;
+mod names;
+mod pods;
+mod reflector;
+mod services;
+mod source;
+mod state;
+mod table;
+mod wire;
 
 use std::path::PathBuf;
 
@@ -18,14 +36,21 @@ pub struct Options {
 /// Why the source could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("the Kubernetes API as a source is not built into this agent yet: use --config FILE")]
-    NotBuilt,
+    #[error("no way to the Kubernetes API: {0}; say --kubeconfig FILE, or set KUBECONFIG")]
+    Kubeconfig(kube::config::KubeconfigError),
+    #[error("this pod's service account gives no way to the Kubernetes API: {0}")]
+    ServiceAccount(kube::config::InClusterError),
+    #[error("cannot make a client of the Kubernetes API: {0}")]
+    Client(kube::Error),
+    #[error("cannot read the kubeconfig: {0}")]
+    Thread(std::io::Error),
 }
 
 /// Follows the API. Must be called within a tokio runtime.
 ///
 /// # Errors
-/// It is unclear how the API is to be reached.
-pub(super) fn watch(_options: &Options) -> Result<Watch, Error> {
-    Err(Error::NotBuilt)
+/// It is unclear how the API is to be reached. Whether it answers is told by [`super::Health`].
+pub(super) fn watch(options: &Options) -> Result<Watch, Error> {
+    let api = api::Api::new(options)?;
+    Ok(source::start(options, api))
 }

@@ -1,0 +1,314 @@
+//! Drives the source: starts a follower for each kind of object, has the state take up what they tell, and passes on what is
+//! wanted when it is known as a whole.
+//!
+//! Services and their slices are followed only while a pod of this node is enabled, and for a while after: a node without
+//! one costs the API server next to nothing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::Options;
+use super::api::Api;
+use super::reflector::{Collection, Kind, Reflector, Told, escaped};
+use super::state::{News, State};
+use super::wire;
+use crate::control::{Health, Watch};
+use crate::model::Desired;
+
+/// How much may wait to be taken up: a slice of 1000 endpoints is 300 KB.
+const QUEUE: usize = 32;
+/// The first lists of a starting agent are asked for within this time: a DaemonSet starts on many nodes at once.
+const SPREAD: Duration = Duration::from_millis(300);
+/// Services are followed for so long after the last enabled pod went: a Job's next pod need not wait for a list.
+const LINGER: Duration = Duration::from_mins(5);
+
+const NAMESPACES: Collection = Collection {
+    kind: Kind::Namespaces,
+    path: "/api/v1/namespaces",
+    accept_list: wire::ACCEPT_METADATA_LIST,
+    accept_watch: wire::ACCEPT_METADATA,
+    spread: SPREAD,
+};
+const NODES: Collection = Collection {
+    kind: Kind::Nodes,
+    path: "/api/v1/nodes",
+    ..NAMESPACES
+};
+const PODS: Collection = Collection {
+    kind: Kind::Pods,
+    path: "/api/v1/pods",
+    accept_list: wire::ACCEPT,
+    accept_watch: wire::ACCEPT,
+    spread: SPREAD,
+};
+const SERVICES: Collection = Collection {
+    kind: Kind::Services,
+    path: "/api/v1/services",
+    ..PODS
+};
+const SLICES: Collection = Collection {
+    kind: Kind::EndpointSlices,
+    path: "/apis/discovery.k8s.io/v1/endpointslices",
+    ..PODS
+};
+/// Those that kube-proxy asks for. Services are asked for without: of one that another proxy serves, the reason is to be told.
+const SLICE_LABELS: &str = "!service.kubernetes.io/headless,!service.kubernetes.io/service-proxy-name";
+
+pub(super) fn start(options: &Options, api: Api) -> Watch {
+    let health = Health {
+        origin: format!("nothing yet: waiting for the Kubernetes API at {}", api.server).into(),
+        synced: false,
+        read_at: Instant::now(),
+        generation: 0,
+        error: None,
+    };
+    let (desired_sender, desired) = watch::channel(Arc::default());
+    let (health_sender, health) = watch::channel(health);
+    let source = Source::new(options, api, desired_sender, health_sender);
+    let task = tokio::spawn(source.run());
+    Watch {
+        desired,
+        health,
+        task,
+    }
+}
+
+struct Source {
+    api: Api,
+    node: String,
+    state: State,
+    /// The followers; they end with it.
+    followers: JoinSet<()>,
+    services: Following,
+    tell: mpsc::Sender<News>,
+    news: mpsc::Receiver<News>,
+    /// Of each collection that fails: why.
+    failing: BTreeMap<Kind, String>,
+    desired: watch::Sender<Arc<Desired>>,
+    health: watch::Sender<Health>,
+}
+
+/// Whether Services and slices are followed.
+enum Following {
+    No,
+    /// `idle`: since when no pod is enabled.
+    Yes {
+        _followers: JoinSet<()>,
+        idle: Option<Instant>,
+    },
+}
+
+impl Source {
+    fn new(
+        options: &Options,
+        api: Api,
+        desired: watch::Sender<Arc<Desired>>,
+        health: watch::Sender<Health>,
+    ) -> Self {
+        let (tell, news) = mpsc::channel(QUEUE);
+        let mut followers = JoinSet::new();
+        let node = &options.node;
+        let follow = |collection, selector| Follower {
+            api: &api,
+            tell: &tell,
+            collection,
+            selector,
+        };
+        follow(NAMESPACES, String::new()).start(&mut followers, News::Namespace);
+        follow(
+            NODES,
+            format!("fieldSelector={}", escaped(&format!("metadata.name={node}"))),
+        )
+        .start(&mut followers, News::Node);
+        follow(
+            PODS,
+            format!("fieldSelector={}", escaped(&format!("spec.nodeName={node}"))),
+        )
+        .start(&mut followers, News::Pod);
+        Self {
+            state: State::new(node),
+            node: node.clone(),
+            api,
+            followers,
+            services: Following::No,
+            tell,
+            news,
+            failing: BTreeMap::new(),
+            desired,
+            health,
+        }
+    }
+
+    async fn run(mut self) {
+        let mut batch = Vec::with_capacity(QUEUE);
+        let mut look = tokio::time::interval(Duration::from_secs(1));
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = self.news.recv_many(&mut batch, QUEUE) => {
+                    for news in batch.drain(..) {
+                        self.hear(&news);
+                        self.state.take_up(news);
+                    }
+                    self.settle();
+                }
+                _ = look.tick() => self.unfollow_when_idle(),
+                Some(ended) = self.followers.join_next() => {
+                    // They run for as long as they are heard: only a panic ends one.
+                    let error = format!("a follower of the Kubernetes API has ended: {ended:?}");
+                    tracing::error!("{error}; restart the agent");
+                    self.health.send_modify(|health| health.error = Some(error));
+                }
+                () = self.desired.closed() => return,
+            }
+        }
+    }
+
+    /// Notes whether the API server answers.
+    fn hear(&mut self, news: &News) {
+        let (kind, heard) = news.heard();
+        let known = self.failing.remove(&kind);
+        match (&known, heard) {
+            (None, Err(error)) => {
+                tracing::warn!(?kind, error, "not followed for now; what is known stays in force");
+            }
+            (Some(_), Ok(())) => tracing::info!(?kind, "followed again"),
+            _ => {}
+        }
+        self.failing
+            .extend(heard.err().map(|error| (kind, error.to_owned())));
+        let error = self
+            .failing
+            .iter()
+            .next()
+            .map(|(kind, error)| format!("{kind:?}: {error}"));
+        let confirmed = error.is_none();
+        self.health.send_if_modified(|health| {
+            if confirmed && health.synced {
+                health.read_at = Instant::now();
+            }
+            let changed = health.error != error;
+            health.error = error;
+            changed
+        });
+    }
+
+    /// Decides what the news mean, and passes it on.
+    fn settle(&mut self) {
+        let changed = self.state.settle();
+        if !self.state.knows_pods() {
+            return;
+        }
+        let wanted = !self.state.desired().pods.is_empty();
+        self.follow_services(wanted);
+        let synced = self.health.borrow().synced;
+        // Once whole, it goes on in parts: a first pod that is enabled need not wait for the Services.
+        if !synced && wanted && !self.state.knows_services() {
+            return;
+        }
+        if changed || !synced {
+            self.desired.send_replace(Arc::new(self.state.desired().clone()));
+            let origin = format!(
+                "the Kubernetes API at {}, for node {}",
+                self.api.server, self.node
+            );
+            self.health.send_modify(|health| {
+                if !health.synced {
+                    health.origin = origin.into();
+                    health.synced = true;
+                }
+                health.read_at = Instant::now();
+                health.generation += 1;
+            });
+        }
+        for complaint in self.state.take_complaints() {
+            tracing::warn!(
+                kind = complaint.kind,
+                namespace = complaint.namespace,
+                name = complaint.name,
+                "{}",
+                complaint.bad
+            );
+        }
+    }
+
+    fn follow_services(&mut self, wanted: bool) {
+        match &mut self.services {
+            Following::No if wanted => {
+                let mut followers = JoinSet::new();
+                let follow = |collection, selector| Follower {
+                    api: &self.api,
+                    tell: &self.tell,
+                    collection,
+                    selector,
+                };
+                follow(SERVICES, String::new()).start(&mut followers, News::Service);
+                let selector = format!("labelSelector={}", escaped(SLICE_LABELS));
+                follow(SLICES, selector).start(&mut followers, News::Slice);
+                self.services = Following::Yes {
+                    _followers: followers,
+                    idle: None,
+                };
+            }
+            Following::No => {}
+            Following::Yes { idle, .. } => {
+                *idle = if wanted {
+                    None
+                } else {
+                    idle.or(Some(Instant::now()))
+                };
+            }
+        }
+    }
+
+    fn unfollow_when_idle(&mut self) {
+        let Following::Yes {
+            idle: Some(since), ..
+        } = self.services
+        else {
+            return;
+        };
+        if since.elapsed() < LINGER {
+            return;
+        }
+        tracing::info!("no pod of this node is enabled: Services are not followed any more");
+        self.services = Following::No;
+        // What they told last belongs to the past.
+        while self.news.try_recv().is_ok_and(|news| {
+            if !matches!(news, News::Service(_) | News::Slice(_)) {
+                self.state.take_up(news);
+            }
+            true
+        }) {}
+        self.failing.remove(&Kind::Services);
+        self.failing.remove(&Kind::EndpointSlices);
+        self.state.forget_services();
+        self.state.settle();
+        self.desired.send_replace(Arc::new(self.state.desired().clone()));
+    }
+}
+
+/// A collection to be followed.
+struct Follower<'a> {
+    api: &'a Api,
+    tell: &'a mpsc::Sender<News>,
+    collection: Collection,
+    selector: String,
+}
+
+impl Follower<'_> {
+    fn start<R: wire::Resource>(self, followers: &mut JoinSet<()>, wrap: fn(Told<R>) -> News) {
+        let reflector = Reflector {
+            api: self.api.clone(),
+            collection: self.collection,
+            selector: self.selector,
+            tell: self.tell.clone(),
+            wrap,
+        };
+        followers.spawn(reflector.run());
+    }
+}
