@@ -18,7 +18,9 @@ mod programs;
 mod state;
 mod wait;
 
-use std::path::PathBuf;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -26,7 +28,7 @@ use clap::{Args, Subcommand};
 
 use crate::progress::step;
 use crate::setup::{self, Need};
-use programs::Programs;
+use programs::{Programs, Release};
 use state::{Cluster, Machine};
 
 #[derive(Debug, Args)]
@@ -71,6 +73,9 @@ pub(crate) struct UpOptions {
     /// How many nodes; those of the cluster that runs, or 2
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=9))]
     nodes: Option<u8>,
+    /// The oldest Kubernetes that its makers still support, instead of the one that is developed against
+    #[arg(long)]
+    oldest: bool,
     /// Only report what is missing on this machine, install nothing
     #[arg(long)]
     no_install: bool,
@@ -114,17 +119,26 @@ fn up(name: &str, options: &UpOptions) -> Result<Cluster> {
     setup::ensure(&[Need::Root, Need::Namespaces, Need::Cluster], options.no_install)?;
     let _lock = state::lock()?;
     eprintln!("cluster {name}");
-    let programs = Programs::build()?;
+    let release = if options.oldest {
+        Release::Oldest
+    } else {
+        Release::Current
+    };
+    let programs = Programs::build(release)?;
     let started = Instant::now();
     let cluster = match Cluster::find(name).filter(runs) {
-        Some(cluster) if options.nodes.is_some_and(|nodes| nodes != cluster.nodes) => {
-            bail!(
-                "cluster {name} runs with {} nodes; end it first (cargo xtask cluster down)",
-                cluster.nodes
-            );
+        Some(cluster) => {
+            let nodes = options.nodes.unwrap_or(cluster.nodes);
+            if nodes != cluster.nodes || cluster.version != release.version() {
+                bail!(
+                    "cluster {name} runs with {} nodes and Kubernetes {}; end it first (cargo xtask cluster down)",
+                    cluster.nodes,
+                    cluster.version
+                );
+            }
+            cluster
         }
-        Some(cluster) => cluster,
-        None => make(name, options.nodes.unwrap_or(2), &programs)?,
+        None => make(name, options.nodes.unwrap_or(2), &programs, release)?,
     };
     wait_until_ready(&cluster)?;
     eprintln!(
@@ -143,16 +157,17 @@ fn runs(cluster: &Cluster) -> bool {
             .all(|machine| machine::first_process_of(cluster, machine).is_some())
 }
 
-fn make(name: &str, nodes: u8, programs: &Programs) -> Result<Cluster> {
+fn make(name: &str, nodes: u8, programs: &Programs, release: Release) -> Result<Cluster> {
     leftovers::remove(name)?;
-    let mut cluster = Cluster::new(name, nodes)?;
+    let mut cluster = Cluster::new(name, nodes, release.version())?;
     cluster.settings = cgroups::settings();
     // Saved before anything is made, so that `down` knows of it whatever happens next.
     cluster.save()?;
     std::os::unix::fs::symlink(programs.kubernetes("kubectl"), cluster.kubectl())?;
     step("certificates", || {
         certificates::make(&cluster)?;
-        certificates::write_kubeconfig(&cluster, "admin", &cluster.kubeconfig())
+        certificates::write_kubeconfig(&cluster, "admin", &cluster.kubeconfig())?;
+        give_to_caller(&cluster.kubeconfig())
     })?;
     step("networks", || network::make(&cluster))?;
     step("machines", || start_machines(&cluster, programs))?;
@@ -162,6 +177,16 @@ fn make(name: &str, nodes: u8, programs: &Programs) -> Result<Cluster> {
             .try_for_each(|node| images::load_own(&cluster, node, programs))
     })?;
     Ok(cluster)
+}
+
+/// The administrator's kubeconfig belongs to the one who ran sudo.
+fn give_to_caller(kubeconfig: &Path) -> Result<()> {
+    fs::set_permissions(kubeconfig, fs::Permissions::from_mode(0o600))?;
+    let id = |key: &str| std::env::var(key).ok()?.parse().ok();
+    if let (Some(user), Some(group)) = (id("SUDO_UID"), id("SUDO_GID")) {
+        chown(kubeconfig, Some(user), Some(group))?;
+    }
+    Ok(())
 }
 
 fn start_machines(cluster: &Cluster, programs: &Programs) -> Result<()> {
@@ -195,7 +220,7 @@ fn down(name: &str) -> Result<()> {
     Ok(())
 }
 
-fn load(cluster: &Cluster, archive: &std::path::Path) -> Result<()> {
+fn load(cluster: &Cluster, archive: &Path) -> Result<()> {
     for node in cluster.node_machines() {
         images::load(cluster, node, archive)?;
         println!("{} has {}", node.name(), archive.display());

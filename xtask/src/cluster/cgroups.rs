@@ -36,12 +36,27 @@ fn hierarchies() -> Result<Vec<PathBuf>> {
 
 pub(super) fn make(cluster: &Cluster) -> Result<()> {
     for hierarchy in hierarchies()? {
+        enable_controllers(&hierarchy);
         for node in cluster.node_machines() {
             let folder = hierarchy.join(cluster.cgroup(node));
             fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         }
     }
     Ok(())
+}
+
+/// In v2 a kubelet asks for all controllers, and a cgroup has only those that its parent lets it have. Where v1 has the
+/// controllers, nothing is to be done.
+fn enable_controllers(hierarchy: &Path) {
+    let controllers = fs::read_to_string(hierarchy.join("cgroup.controllers")).unwrap_or_default();
+    let controllers: Vec<&str> = controllers.split_whitespace().collect();
+    if !controllers.contains(&"memory") {
+        return;
+    }
+    for controller in controllers {
+        // What cannot be had the kubelet names better than we could.
+        let _ = fs::write(hierarchy.join("cgroup.subtree_control"), format!("+{controller}"));
+    }
 }
 
 /// The cgroups of the cluster of that name that are there.

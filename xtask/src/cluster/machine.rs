@@ -7,6 +7,7 @@
 //! the cgroup hierarchies.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -32,6 +33,8 @@ pub(super) fn start(cluster: &Cluster, machine: Machine, components: &[Component
     for own in OWN_FOLDERS {
         fs::create_dir_all(folder.join(own))?;
     }
+    // Keys are in there; the machine itself comes in by its mounts.
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o700))?;
     let script = script_of(&folder);
     write(&script, &first_process(&folder, machine, components))?;
     let netns = format!("--net=/run/netns/{}", cluster.netns(machine));
@@ -69,6 +72,8 @@ fn first_process(folder: &Path, machine: Machine, components: &[Component]) -> S
         r#"# The first process of {name}, written by `cargo xtask cluster up`.
 set -eu
 hostname {name}
+# The host's named network namespaces: their copies here would keep each one alive as long as this machine.
+umount --recursive --lazy /run/netns
 {mounts}mount --make-rshared /
 mount -t bpf bpf /sys/fs/bpf
 mkdir -p /run/components /run/stopped

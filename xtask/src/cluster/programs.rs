@@ -11,8 +11,31 @@ use anyhow::{Context, Result};
 use super::command;
 use crate::{progress, setup, workspace};
 
-/// As in tests/k8s/components/go.mod.
-pub(super) const KUBERNETES: &str = "v1.36.3";
+/// Which Kubernetes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Release {
+    /// The one that is developed against.
+    Current,
+    /// The oldest that its makers still support.
+    Oldest,
+}
+
+impl Release {
+    /// As the release's module file says.
+    pub(super) fn version(self) -> &'static str {
+        match self {
+            Release::Current => "v1.36.3",
+            Release::Oldest => "v1.35.4",
+        }
+    }
+
+    fn module_file(self) -> &'static str {
+        match self {
+            Release::Current => "go.mod",
+            Release::Oldest => "oldest.mod",
+        }
+    }
+}
 
 const COMPONENTS: [&str; 6] = [
     "kube-apiserver",
@@ -25,23 +48,31 @@ const COMPONENTS: [&str; 6] = [
 
 pub(super) struct Programs {
     folder: PathBuf,
+    release: Release,
 }
 
 impl Programs {
     /// Builds what is missing or older than its sources.
-    pub(super) fn build() -> Result<Self> {
+    pub(super) fn build(release: Release) -> Result<Self> {
         let programs = Self {
             folder: workspace::target().join("k8s"),
+            release,
         };
         programs.build_kubernetes()?;
-        programs.build_go("coredns", "CoreDNS", "-s -w")?;
+        programs.build_go(&Build {
+            module: "coredns",
+            module_file: "go.mod",
+            program: programs.coredns(),
+            label: "CoreDNS".to_owned(),
+            link_flags: "-s -w".to_owned(),
+        })?;
         programs.build_pause()?;
         Ok(programs)
     }
 
     /// A component of Kubernetes, or kubectl.
     pub(super) fn kubernetes(&self, component: &str) -> PathBuf {
-        self.folder.join("bin").join(component)
+        self.folder.join(self.release.version()).join(component)
     }
 
     pub(super) fn coredns(&self) -> PathBuf {
@@ -54,52 +85,55 @@ impl Programs {
 
     /// One program under six names: it looks at the one that it was started by.
     fn build_kubernetes(&self) -> Result<()> {
+        let version = self.release.version();
+        let minor = version.split('.').nth(1).unwrap_or_default();
         // Without these it says v0.0.0, and its clients refuse it.
-        let version = "k8s.io/component-base/version";
-        let minor = KUBERNETES.split('.').nth(1).unwrap_or_default();
-        let flags = format!(
-            "-s -w -X {version}.gitVersion={KUBERNETES} -X {version}.gitMajor=1 -X {version}.gitMinor={minor}"
+        let package = "k8s.io/component-base/version";
+        let link_flags = format!(
+            "-s -w -X {package}.gitVersion={version} -X {package}.gitMajor=1 -X {package}.gitMinor={minor}"
         );
-        self.build_go("components", &format!("Kubernetes {KUBERNETES}"), &flags)?;
-        let names = self.folder.join("bin");
-        fs::create_dir_all(&names)?;
+        self.build_go(&Build {
+            module: "components",
+            module_file: self.release.module_file(),
+            program: self.kubernetes("kubernetes"),
+            label: format!("Kubernetes {version}"),
+            link_flags,
+        })?;
         for component in COMPONENTS {
-            let link = names.join(component);
+            let link = self.kubernetes(component);
             if !link.exists() {
-                // A link that leads nowhere may be in the way.
-                let _ = fs::remove_file(&link);
-                symlink("../components", &link)?;
+                symlink("kubernetes", &link)?;
             }
         }
         Ok(())
     }
 
-    /// Builds the Go module `tests/k8s/<module>` into a program of that name.
-    fn build_go(&self, module: &str, label: &str, link_flags: &str) -> Result<()> {
-        let source = source(module);
-        let program = self.folder.join(module);
-        let stamp = self.folder.join(format!("{module}.stamp"));
-        let mut made_of = link_flags.to_owned();
-        for file in ["go.mod", "go.sum", "main.go"] {
+    fn build_go(&self, build: &Build) -> Result<()> {
+        let source = source(build.module);
+        let stamp = build.program.with_extension("stamp");
+        let sums = Path::new(build.module_file).with_extension("sum");
+        let mut made_of = build.link_flags.clone();
+        for file in [Path::new(build.module_file), &sums, Path::new("main.go")] {
             let path = source.join(file);
             made_of +=
                 &fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         }
-        if program.exists() && fs::read_to_string(&stamp).is_ok_and(|old| old == made_of) {
+        if build.program.exists() && fs::read_to_string(&stamp).is_ok_and(|old| old == made_of) {
             return Ok(());
         }
-        fs::create_dir_all(&self.folder)?;
-        let fresh = self.folder.join(format!("{module}.new"));
+        fs::create_dir_all(build.program.parent().unwrap_or(&self.folder))?;
+        let fresh = build.program.with_extension("new");
         let mut go = Command::new(setup::recent_go()?);
         go.current_dir(&source)
             .env_remove("GOROOT")
             .env("CGO_ENABLED", "0")
-            .args(["build", "-trimpath", "-ldflags", link_flags, "-o"])
+            .args(["build", "-trimpath", "-modfile", build.module_file])
+            .args(["-ldflags", &build.link_flags, "-o"])
             .arg(&fresh)
             .arg(".");
-        progress::run(&format!("{label} (minutes, the first time)"), &mut go)?;
+        progress::run(&format!("{} (minutes, the first time)", build.label), &mut go)?;
         // Renamed and not written over: a cluster may run the old one.
-        fs::rename(fresh, program)?;
+        fs::rename(fresh, &build.program)?;
         fs::write(stamp, made_of)?;
         Ok(())
     }
@@ -124,6 +158,15 @@ impl Programs {
             .arg(Path::new(module.trim()).join("build/pause/linux/pause.c"));
         progress::run("the pause process", &mut cc)
     }
+}
+
+/// A program and the Go module `tests/k8s/<module>` that it is made of.
+struct Build {
+    module: &'static str,
+    module_file: &'static str,
+    program: PathBuf,
+    label: String,
+    link_flags: String,
 }
 
 /// The committed sources of one of the cluster's programs.

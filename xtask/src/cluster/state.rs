@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -28,6 +29,8 @@ pub(super) struct Cluster {
     /// Sets the clusters of one machine apart where the host sees them: 198.18.NUMBER.0/24.
     pub(super) number: u8,
     pub(super) nodes: u8,
+    /// Of Kubernetes.
+    pub(super) version: String,
     /// The boot in which it runs; after another one only its folder is left.
     boot: String,
     /// Kernel settings that kubelets change for the whole machine, as they were before.
@@ -44,7 +47,7 @@ pub(super) enum Machine {
 
 impl Cluster {
     /// A cluster that is not there yet, with a free number.
-    pub(super) fn new(name: &str, nodes: u8) -> Result<Self> {
+    pub(super) fn new(name: &str, nodes: u8, version: &str) -> Result<Self> {
         let taken: Vec<u8> = Self::all().iter().map(|cluster| cluster.number).collect();
         let number = (1..=250)
             .find(|number| !taken.contains(number))
@@ -53,6 +56,7 @@ impl Cluster {
             name: name.to_owned(),
             number,
             nodes,
+            version: version.to_owned(),
             boot: current_boot()?,
             settings: BTreeMap::new(),
         })
@@ -74,7 +78,11 @@ impl Cluster {
     }
 
     pub(super) fn save(&self) -> Result<()> {
-        fs::create_dir_all(self.folder())?;
+        for folder in [self.folder(), self.certificates()] {
+            fs::create_dir_all(folder)?;
+        }
+        // Keys are in there.
+        fs::set_permissions(self.certificates(), fs::Permissions::from_mode(0o700))?;
         fs::write(
             self.folder().join("cluster.json"),
             serde_json::to_string_pretty(self)?,
