@@ -23,6 +23,9 @@ pub(crate) struct Options {
     /// Write the agent's files into this folder instead of an archive, as deploy/Dockerfile does
     #[arg(long, conflicts_with = "test")]
     files: Option<PathBuf>,
+    /// The agent built without optimisation: in half a minute, for trying things out
+    #[arg(long, conflicts_with = "test")]
+    debug: bool,
     /// Only report what is missing on this machine, install nothing
     #[arg(long)]
     no_install: bool,
@@ -33,7 +36,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         test::build(options.no_install)?
     } else {
         let version = options.tag.as_deref().unwrap_or(env!("CARGO_PKG_VERSION"));
-        agent::build(version, options.files.as_deref(), options.no_install)?
+        agent::build(
+            version,
+            options.debug,
+            options.files.as_deref(),
+            options.no_install,
+        )?
     };
     println!("{}", written.display());
     Ok(())

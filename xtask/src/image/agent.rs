@@ -15,9 +15,9 @@ const REPOSITORY: &str = "docker.io/grpclb/grpclb";
 
 /// Builds the program and the bill of materials, writes the archive, or the files alone into `folder`, and returns where
 /// that is.
-pub(crate) fn build(version: &str, folder: Option<&Path>, no_install: bool) -> Result<PathBuf> {
+pub(crate) fn build(version: &str, debug: bool, folder: Option<&Path>, no_install: bool) -> Result<PathBuf> {
     setup::ensure(&[Need::KernelToolchain], no_install)?;
-    let program = static_program()?;
+    let program = static_program(debug)?;
     let images = workspace::target().join("images");
     fs::create_dir_all(&images)?;
     let materials = images.join(format!("grpclb-{version}.cdx.json"));
@@ -82,7 +82,7 @@ fn revision() -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-fn static_program() -> Result<PathBuf> {
+fn static_program(debug: bool) -> Result<PathBuf> {
     build_ebpf::object()?;
     let target = target()?;
     let flags = format!(
@@ -92,10 +92,12 @@ fn static_program() -> Result<PathBuf> {
     let mut command = workspace::cargo();
     command
         .env(flags, "-C target-feature=+crt-static")
-        .args(["build", "--release", "-p", "grpclb-userspace", "--bin", "grpclb"])
-        .args(["--target", target]);
+        .args(["build", "-p", "grpclb-userspace", "--bin", "grpclb"])
+        .args(["--target", target])
+        .args((!debug).then_some("--release"));
     progress::run("the agent, static", &mut command)?;
-    Ok(workspace::target().join(target).join("release/grpclb"))
+    let profile = if debug { "debug" } else { "release" };
+    Ok(workspace::target().join(target).join(profile).join("grpclb"))
 }
 
 /// Named, although it is the host's own: flags for a named target leave build scripts and macros alone.
