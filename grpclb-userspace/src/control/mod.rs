@@ -49,6 +49,8 @@ pub struct Health {
     pub generation: u64,
     /// Why the newest state was not taken up; the last good one stays in use. Cleared by the next good one.
     pub error: Option<String>,
+    /// Values that were not understood, and left the default in force, since the start; a broken file is an `error` instead.
+    pub bad_values: u64,
 }
 
 /// A source at work. Dropped, it stops watching; both receivers then keep their last value.

@@ -4,15 +4,19 @@
 //! - [`reflector`]: follows one kind of object, whatever breaks;
 //! - [`state`] with [`table`] and [`names`]: what was told, and what follows from it;
 //! - [`services`], [`endpoints`], [`pods`], [`annotations`]: the rules, pure;
+//! - [`snapshot`]: the last state, for a start without the API server; [`complaints`]: bad values, told to people;
 //! - [`source`]: drives all of it.
 
 pub mod annotations;
 mod api;
+mod clock;
+mod complaints;
 mod endpoints;
 mod names;
 mod pods;
 mod reflector;
 mod services;
+mod snapshot;
 mod source;
 mod state;
 mod table;

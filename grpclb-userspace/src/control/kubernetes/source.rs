@@ -6,14 +6,17 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::Options;
 use super::api::Api;
+use super::clock;
+use super::complaints::Writer;
 use super::reflector::{Collection, Kind, Reflector, Told, escaped};
+use super::snapshot::{Keeper, Place};
 use super::state::{News, State};
 use super::wire;
 use crate::control::{Health, Watch};
@@ -25,6 +28,8 @@ const QUEUE: usize = 32;
 const SPREAD: Duration = Duration::from_millis(300);
 /// Services are followed for so long after the last enabled pod went: a Job's next pod need not wait for a list.
 const LINGER: Duration = Duration::from_mins(5);
+/// A starting agent that knows nothing after this time takes up what was known last.
+const WARM_START: Duration = Duration::from_secs(2);
 
 const NAMESPACES: Collection = Collection {
     kind: Kind::Namespaces,
@@ -65,6 +70,7 @@ pub(super) fn start(options: &Options, api: Api) -> Watch {
         read_at: Instant::now(),
         generation: 0,
         error: None,
+        bad_values: 0,
     };
     let (desired_sender, desired) = watch::channel(Arc::default());
     let (health_sender, health) = watch::channel(health);
@@ -88,8 +94,20 @@ struct Source {
     news: mpsc::Receiver<News>,
     /// Of each collection that fails: why.
     failing: BTreeMap<Kind, String>,
+    in_force: InForce,
+    /// `None` where none can be kept.
+    snapshot: Option<Keeper>,
+    complaints: Writer,
     desired: watch::Sender<Arc<Desired>>,
     health: watch::Sender<Health>,
+}
+
+/// What is wanted now, and where it comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum InForce {
+    Nothing,
+    Snapshot,
+    Live,
 }
 
 /// Whether Services and slices are followed.
@@ -132,6 +150,9 @@ impl Source {
         Self {
             state: State::new(node),
             node: node.clone(),
+            in_force: InForce::Nothing,
+            snapshot: keeper(options),
+            complaints: Writer::new(api.clone(), node.clone()),
             api,
             followers,
             services: Following::No,
@@ -147,6 +168,8 @@ impl Source {
         let mut batch = Vec::with_capacity(QUEUE);
         let mut look = tokio::time::interval(Duration::from_secs(1));
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut warm_start = std::pin::pin!(tokio::time::sleep(WARM_START));
+        let mut waits = true;
         loop {
             tokio::select! {
                 _ = self.news.recv_many(&mut batch, QUEUE) => {
@@ -156,7 +179,17 @@ impl Source {
                     }
                     self.settle();
                 }
-                _ = look.tick() => self.unfollow_when_idle(),
+                () = &mut warm_start, if waits => {
+                    waits = false;
+                    self.warm_start();
+                }
+                _ = look.tick() => {
+                    self.unfollow_when_idle();
+                    if let Some(snapshot) = &mut self.snapshot {
+                        let desired = Arc::clone(&self.desired.borrow());
+                        snapshot.look(&desired).await;
+                    }
+                }
                 Some(ended) = self.followers.join_next() => {
                     // They run for as long as they are heard: only a panic ends one.
                     let error = format!("a follower of the Kubernetes API has ended: {ended:?}");
@@ -186,9 +219,9 @@ impl Source {
             .iter()
             .next()
             .map(|(kind, error)| format!("{kind:?}: {error}"));
-        let confirmed = error.is_none();
+        let confirmed = error.is_none() && self.in_force == InForce::Live;
         self.health.send_if_modified(|health| {
-            if confirmed && health.synced {
+            if confirmed {
                 health.read_at = Instant::now();
             }
             let changed = health.error != error;
@@ -205,34 +238,80 @@ impl Source {
         }
         let wanted = !self.state.desired().pods.is_empty();
         self.follow_services(wanted);
-        let synced = self.health.borrow().synced;
+        let live = self.in_force == InForce::Live;
         // Once whole, it goes on in parts: a first pod that is enabled need not wait for the Services.
-        if !synced && wanted && !self.state.knows_services() {
+        if !live && wanted && !self.state.knows_services() {
             return;
         }
-        if changed || !synced {
-            self.desired.send_replace(Arc::new(self.state.desired().clone()));
+        if changed || !live {
+            self.in_force = InForce::Live;
             let origin = format!(
                 "the Kubernetes API at {}, for node {}",
                 self.api.server, self.node
             );
-            self.health.send_modify(|health| {
-                if !health.synced {
-                    health.origin = origin.into();
-                    health.synced = true;
-                }
-                health.read_at = Instant::now();
-                health.generation += 1;
-            });
+            self.put_in_force(self.state.desired().clone(), origin, Instant::now());
+            self.snapshot.as_mut().map(Keeper::changed);
         }
-        for complaint in self.state.take_complaints() {
-            tracing::warn!(
-                kind = complaint.kind,
-                namespace = complaint.namespace,
-                name = complaint.name,
-                "{}",
-                complaint.bad
-            );
+        self.complain();
+    }
+
+    fn put_in_force(&self, desired: Desired, origin: String, read_at: Instant) {
+        self.desired.send_if_modified(|known| {
+            let changed = **known != desired;
+            *known = Arc::new(desired);
+            changed
+        });
+        self.health.send_modify(|health| {
+            if *health.origin != *origin {
+                tracing::info!(origin, "in force");
+                health.origin = origin.into();
+            }
+            health.synced = true;
+            health.read_at = read_at;
+            health.generation += 1;
+        });
+    }
+
+    /// Takes up what was known last, where nothing is known yet.
+    fn warm_start(&mut self) {
+        let Some(snapshot) = self
+            .snapshot
+            .as_ref()
+            .filter(|_| self.in_force == InForce::Nothing)
+        else {
+            return;
+        };
+        let path = snapshot.place().path().display();
+        match snapshot.place().read() {
+            Ok((desired, written)) => {
+                let age = SystemTime::now().duration_since(written).unwrap_or_default();
+                tracing::warn!(%path, ?age, "the Kubernetes API has not answered yet: steering by what was known last");
+                let origin = format!(
+                    "snapshot of {} UTC ({path}): the Kubernetes API at {} does not answer",
+                    clock::time_of_day(written),
+                    self.api.server
+                );
+                let now = Instant::now();
+                self.put_in_force(desired, origin, now.checked_sub(age).unwrap_or(now));
+                self.in_force = InForce::Snapshot;
+            }
+            Err(error) => {
+                tracing::warn!("the Kubernetes API has not answered yet, and the snapshot {path} {error}");
+            }
+        }
+    }
+
+    /// Tells of bad values that were seen since.
+    fn complain(&mut self) {
+        let complaints = self.state.take_complaints();
+        if complaints.is_empty() {
+            return;
+        }
+        self.health
+            .send_modify(|health| health.bad_values += complaints.len() as u64);
+        for complaint in complaints {
+            let concerned = self.state.concerns_this_node(&complaint);
+            self.complaints.tell(complaint, concerned);
         }
     }
 
@@ -289,6 +368,17 @@ impl Source {
         self.state.forget_services();
         self.state.settle();
         self.desired.send_replace(Arc::new(self.state.desired().clone()));
+        self.snapshot.as_mut().map(Keeper::changed);
+    }
+}
+
+fn keeper(options: &Options) -> Option<Keeper> {
+    match Place::new(&options.run_dir, &options.node) {
+        Ok(place) => Some(Keeper::new(place)),
+        Err(error) => {
+            tracing::warn!(%error, "no snapshot can be kept: it is not known which boot this is");
+            None
+        }
     }
 }
 
