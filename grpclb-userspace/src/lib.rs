@@ -10,6 +10,7 @@ pub mod cli;
 pub mod control;
 pub mod data;
 pub mod kernel;
+pub mod leftovers;
 pub mod model;
 pub mod netns;
 pub mod observe;

@@ -9,8 +9,10 @@
 //!
 //! - [`options`]: the command line; [`services`]: what is told of Services, and in which order;
 //! - [`steering`]: tells it; [`status`]: collects what the admin answers; [`readiness`]: who stands in the way;
+//! - [`bypassing`]: connections that are not steered, shown and adopted;
 //! - [`instances`]: other agents of this node, handing over; [`watchdog`]: ends the process when a worker stands still.
 
+mod bypassing;
 mod instances;
 mod options;
 mod process;
@@ -36,6 +38,7 @@ use crate::admin::{self, Admin};
 use crate::control::{self, Health, Source, file};
 use crate::data::{self, DataPlane};
 use crate::kernel::{self, Kernel};
+use crate::leftovers::Leftovers;
 use crate::model::Desired;
 use crate::observe::{logging, status::Phase};
 use crate::pods::{self, PodStatus};
@@ -142,6 +145,7 @@ impl<'o> Agent<'o> {
             readiness.clone(),
         ));
 
+        let leftovers = Leftovers::new(MARK);
         let collector = Arc::new(Collector {
             node: options.node(),
             instance: instance.name().to_owned(),
@@ -156,8 +160,14 @@ impl<'o> Agent<'o> {
             data: Arc::clone(&data),
             answers: std::sync::Mutex::default(),
             pods: pods_status.clone(),
+            leftovers: Arc::clone(&leftovers),
             services: watch::channel(Arc::default()).0,
         });
+        tokio::spawn(bypassing::adopt(
+            leftovers,
+            pods_status.clone(),
+            collector.services.subscribe(),
+        ));
         Ok(Self {
             options,
             admin: None,
@@ -316,10 +326,8 @@ impl<'o> Agent<'o> {
                 "Services taken up"
             );
         }
-        self.collector.services.send_replace(Arc::new(status::Known {
-            wanted: Arc::clone(&desired),
-            served: self.services.served(),
-        }));
+        let known = status::Known::new(Arc::clone(&desired), self.services.served());
+        self.collector.services.send_replace(Arc::new(known));
         self.pods_wanted.send_if_modified(|wanted| {
             let changed = wanted.pods != desired.pods;
             *wanted = desired;

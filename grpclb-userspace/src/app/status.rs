@@ -1,16 +1,18 @@
 //! Collects what the admin answers: every room is asked, none is waited for in vain.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::future::Future;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use grpclb_abi::Slot;
 use imbl::OrdMap;
 use tokio::sync::watch;
 
+use super::bypassing;
 use super::readiness::Readiness;
 use super::services::{Served, usable};
 use super::steering::SharedKernel;
@@ -19,6 +21,7 @@ use crate::admin::StatusSource;
 use crate::control::Health;
 use crate::data::{self, DataPlane, WorkerStatus};
 use crate::kernel;
+use crate::leftovers::{Count, Leftovers};
 use crate::model::{self, Desired, Protocol, ServiceId, ServicePort};
 use crate::observe::{process, status as told};
 use crate::pods::{PodState, PodStatus};
@@ -43,6 +46,7 @@ pub(super) struct Collector {
     /// The workers' last answers.
     pub(super) answers: Mutex<Vec<Arc<WorkerStatus>>>,
     pub(super) pods: watch::Receiver<Arc<[PodStatus]>>,
+    pub(super) leftovers: Arc<Leftovers>,
     pub(super) services: watch::Sender<Arc<Known>>,
 }
 
@@ -51,6 +55,34 @@ pub(super) struct Collector {
 pub(super) struct Known {
     pub(super) wanted: Arc<Desired>,
     pub(super) served: OrdMap<ServiceId, Served>,
+    /// Made when it is asked for.
+    steered: OnceLock<Arc<HashSet<SocketAddr>>>,
+}
+
+impl Known {
+    pub(super) fn new(wanted: Arc<Desired>, served: OrdMap<ServiceId, Served>) -> Self {
+        let steered = OnceLock::new();
+        Self {
+            wanted,
+            served,
+            steered,
+        }
+    }
+
+    /// The addresses whose connections are steered.
+    pub(super) fn steered(&self) -> Arc<HashSet<SocketAddr>> {
+        let of = |service: &ServicePort| {
+            let port = service.port;
+            let addresses = service.addresses.clone().into_iter();
+            addresses.map(move |address| SocketAddr::new(address, port))
+        };
+        let steered = || {
+            let services = self.served.keys().filter_map(|id| self.wanted.services.get(id));
+            let usable = services.filter(|service| usable(service) > 0);
+            Arc::new(usable.flat_map(|service| of(service)).collect())
+        };
+        Arc::clone(self.steered.get_or_init(steered))
+    }
 }
 
 /// What the data plane says, by worker.
@@ -89,6 +121,12 @@ impl Collector {
         let data = self.ask_workers().await;
         let known = Arc::clone(&self.services.borrow());
         let reasons = self.readiness.reasons();
+        let pods = Arc::clone(&self.pods.borrow());
+        let bypassing = self
+            .leftovers
+            .count(bypassing::pods_of(&pods), known.steered())
+            .await;
+        let pod_of = |pod: &PodStatus| pod_of(pod, bypassing.get(&pod.incarnation), &data);
         told::Status {
             node: self.node.clone(),
             instance: self.instance.clone(),
@@ -104,7 +142,7 @@ impl Collector {
             kernel: self.kernel(),
             process: process::read(),
             workers: self.workers(&data),
-            pods: self.pods.borrow().iter().map(|pod| pod_of(pod, &data)).collect(),
+            pods: pods.iter().map(pod_of).collect(),
             services: known
                 .wanted
                 .services
@@ -184,7 +222,7 @@ impl Collector {
     }
 }
 
-fn pod_of(pod: &PodStatus, data: &Data) -> told::Pod {
+fn pod_of(pod: &PodStatus, bypassing: Option<&Count>, data: &Data) -> told::Pod {
     let relayed = data.pods().find(|relayed| *relayed.pod == *pod.incarnation);
     let endpoints = relayed
         .into_iter()
@@ -192,6 +230,7 @@ fn pod_of(pod: &PodStatus, data: &Data) -> told::Pod {
         .flat_map(|service| &service.endpoints);
     told::Pod {
         id: pod.id.to_string(),
+        name: pod.name.to_string(),
         netns: pod.namespace.clone(),
         state: match pod.state {
             // Probed and not reached: left alone on purpose. Without a listener yet: not there yet.
@@ -207,6 +246,10 @@ fn pod_of(pod: &PodStatus, data: &Data) -> told::Pod {
         connections: relayed.map_or(0, clients),
         upstreams: relayed.map_or(0, |relayed| relayed.upstream_connections as u64),
         streams: endpoints.map(|endpoint| endpoint.streams as u64).sum(),
+        bypassing: bypassing.map_or(0, Count::total),
+        bypassing_to: bypassing.map(|count| count.bypassing.clone()).unwrap_or_default(),
+        adopted: bypassing.map_or(0, |count| count.adopted),
+        ready_after_ms: pod.ready_after.map(|after| after.as_millis() as u64),
     }
 }
 

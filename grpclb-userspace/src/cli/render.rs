@@ -113,7 +113,7 @@ impl Draw {
                 PodState::Unsteered => Color::Red,
             };
             table.add_row(vec![
-                Cell::new(&pod.id),
+                Cell::new(name_of(pod)),
                 Cell::new(&pod.netns),
                 self.cell(pod.state.as_str(), colour),
                 Cell::new(optional(pod.port)),
@@ -126,7 +126,24 @@ impl Draw {
         draw(text, &table);
         for pod in pods {
             if let Some(reason) = &pod.reason {
-                line(text, &format!("  {}: {reason}", pod.id));
+                line(text, &format!("  {}: {reason}", name_of(pod)));
+            }
+            if pod.bypassing > 0 {
+                let text_of = |count| {
+                    if count == 1 {
+                        "connection bypasses"
+                    } else {
+                        "connections bypass"
+                    }
+                };
+                let (name, count) = (name_of(pod), pod.bypassing);
+                line(
+                    text,
+                    &format!(
+                        "  {name}: {count} {} grpclb, made before the pod was steered",
+                        text_of(count)
+                    ),
+                );
             }
         }
     }
@@ -373,6 +390,11 @@ fn size(bytes: u64) -> String {
         1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
         _ => format!("{:.1} GB", bytes as f64 / 1e9),
     }
+}
+
+/// In Kubernetes, the id is a UID.
+fn name_of(pod: &Pod) -> &str {
+    if pod.name.is_empty() { &pod.id } else { &pod.name }
 }
 
 #[cfg(test)]

@@ -135,6 +135,18 @@ pub const METRICS: &[Metric] = &[
         },
     },
     Metric {
+        name: "grpclb_bypassing_connections",
+        kind: Kind::Gauge,
+        labels: &[],
+        help: "Open connections of enabled pods to Services that bypass grpclb: made before the pod was steered.",
+        samples: |status, out| {
+            out.add(
+                &[],
+                status.pods.iter().map(|pod| pod.bypassing).sum::<u64>() as f64,
+            );
+        },
+    },
+    Metric {
         name: "grpclb_client_connections",
         kind: Kind::Gauge,
         labels: &["service"],

@@ -114,7 +114,10 @@ pub struct Worker {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pod {
     pub id: String,
-    /// The namespace as configured: a name, a path, `pid:N` or `host`.
+    /// For people: `namespace/name` in Kubernetes, the id where a file is the source.
+    #[serde(default)]
+    pub name: String,
+    /// The namespace as configured: a name, a path, `pid:N`, `host`, or in Kubernetes the sandbox of a UID.
     pub netns: String,
     pub state: PodState,
     /// Why it is not steered, or what is restricted (IPv6 off).
@@ -129,6 +132,18 @@ pub struct Pod {
     /// Connections to backends that are open.
     pub upstreams: u64,
     pub streams: u64,
+    /// Open connections to Services that bypass grpclb: made before the pod was steered, or in a gap.
+    #[serde(default)]
+    pub bypassing: u64,
+    /// The same by the Service address that they were made to.
+    #[serde(default)]
+    pub bypassing_to: BTreeMap<SocketAddr, u64>,
+    /// Connections that were reset since `grpclb adopt` asked for it.
+    #[serde(default)]
+    pub adopted: u64,
+    /// Milliseconds from when the pod was both wanted and there until it was steered; `None` until then.
+    #[serde(default)]
+    pub ready_after_ms: Option<u64>,
 }
 
 /// How far a pod has come.

@@ -67,6 +67,7 @@ fn example() -> Status {
                 connections: 1,
                 upstreams: 2,
                 streams: 6,
+                bypassing: 2,
                 ..Pod::default()
             },
             Pod {
@@ -143,6 +144,13 @@ fn reasons_of_an_agent_that_is_not_ready_stand_below() {
             "{line:?} is not in\n{text}"
         );
     }
+}
+
+#[test]
+fn connections_that_bypass_grpclb_are_told_below_the_pods() {
+    let text = status(&example(), false);
+    let line = "  client: 2 connections bypass grpclb, made before the pod was steered";
+    assert!(text.lines().any(|found| found == line), "{text}");
 }
 
 #[test]
