@@ -40,7 +40,7 @@ pub(crate) enum Need {
     Go,
     /// The proxies that the benchmark measures beside grpclb, and its load generator.
     BenchPeers,
-    /// What a cluster consists of beside Kubernetes itself: etcd, containerd, runc, CNI plugins, and Go to build the rest.
+    /// What of a cluster comes from Debian: containerd, runc, CNI plugins; and Go, to build the rest.
     Cluster,
     /// A shell without libraries, for images.
     Busybox,
@@ -53,6 +53,8 @@ const EVERYTHING: &[Need] = &[
     Need::Python,
     Need::Node,
     Need::Go,
+    Need::Busybox,
+    Need::Cluster,
 ];
 
 pub(crate) fn run(options: &Options) -> Result<()> {
@@ -162,8 +164,6 @@ fn missing(need: Need) -> Vec<Step> {
         }
         Need::Cluster => {
             let mut steps: Vec<Step> = packages(&[
-                ("etcd", "etcd-server"),
-                ("etcdctl", "etcd-client"),
                 ("containerd", "containerd"),
                 ("runc", "runc"),
                 ("nft", "nftables"),

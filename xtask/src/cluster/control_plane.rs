@@ -25,7 +25,7 @@ pub(super) fn components(cluster: &Cluster, programs: &Programs) -> Result<Vec<C
             .collect(),
     };
     Ok(vec![
-        etcd(),
+        etcd(programs),
         kubernetes("kube-apiserver", api_server(cluster)),
         kubernetes("kube-controller-manager", controller_manager()),
         kubernetes("kube-scheduler", scheduler()),
@@ -41,23 +41,24 @@ fn files(cluster: &Cluster) -> std::path::PathBuf {
 
 const INSIDE: &str = "/var/lib/kubernetes";
 
-fn etcd() -> Component {
-    let command = [
-        "env",
-        // Debian's etcd 3.4 asks for this on anything but amd64.
-        "ETCD_UNSUPPORTED_ARCH=arm64",
-        "etcd",
+fn etcd(programs: &Programs) -> Component {
+    let arguments = [
         "--data-dir=/var/lib/etcd",
         "--listen-client-urls=http://127.0.0.1:2379",
         "--advertise-client-urls=http://127.0.0.1:2379",
         "--listen-peer-urls=http://127.0.0.1:2380",
         "--log-level=warn",
         "--quota-backend-bytes=4294967296",
+        // As kubeadm has it: how fresh the API server's own copy is.
+        "--watch-progress-notify-interval=5s",
+        // Nothing in here is to outlive the machine's power.
+        "--unsafe-no-fsync",
     ];
-    let skip = if cfg!(target_arch = "aarch64") { 0 } else { 2 };
     Component {
         name: "etcd",
-        command: command[skip..].iter().map(|word| (*word).to_owned()).collect(),
+        command: std::iter::once(programs.etcd().display().to_string())
+            .chain(arguments.map(str::to_owned))
+            .collect(),
     }
 }
 

@@ -1,5 +1,5 @@
-//! The programs of the cluster that Debian does not have: Kubernetes, its DNS and the pause process, built from Go modules
-//! into `target/k8s`. What is there from the same sources is not built again.
+//! The programs of the cluster that Debian does not have, or not new enough: Kubernetes, its DNS, etcd and the pause
+//! process, built from Go modules into `target/k8s`. What is there from the same sources is not built again.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -66,6 +66,14 @@ impl Programs {
             label: "CoreDNS".to_owned(),
             link_flags: "-s -w".to_owned(),
         })?;
+        programs.build_go(&Build {
+            module: "etcd",
+            module_file: "go.mod",
+            program: programs.etcd(),
+            label: "etcd".to_owned(),
+            link_flags: "-s -w".to_owned(),
+        })?;
+        link(&programs.folder.join("etcdctl"), "etcd")?;
         programs.build_pause()?;
         Ok(programs)
     }
@@ -77,6 +85,10 @@ impl Programs {
 
     pub(super) fn coredns(&self) -> PathBuf {
         self.folder.join("coredns")
+    }
+
+    pub(super) fn etcd(&self) -> PathBuf {
+        self.folder.join("etcd")
     }
 
     pub(super) fn pause(&self) -> PathBuf {
@@ -100,10 +112,7 @@ impl Programs {
             link_flags,
         })?;
         for component in COMPONENTS {
-            let link = self.kubernetes(component);
-            if !link.exists() {
-                symlink("kubernetes", &link)?;
-            }
+            link(&self.kubernetes(component), "kubernetes")?;
         }
         Ok(())
     }
@@ -158,6 +167,14 @@ impl Programs {
             .arg(Path::new(module.trim()).join("build/pause/linux/pause.c"));
         progress::run("the pause process", &mut cc)
     }
+}
+
+/// Another name for a program in the same folder.
+fn link(name: &Path, program: &str) -> Result<()> {
+    if !name.exists() {
+        symlink(program, name).with_context(|| format!("cannot make {}", name.display()))?;
+    }
+    Ok(())
 }
 
 /// A program and the Go module `tests/k8s/<module>` that it is made of.
