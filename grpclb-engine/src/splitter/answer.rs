@@ -14,47 +14,50 @@ impl Splitter {
         self.answer(now, key, Status::Unavailable, "503", why);
     }
 
-    /// The request's header list is longer than our `SETTINGS_MAX_HEADER_LIST_SIZE`.
+    /// The request's headers or trailers are longer than our `SETTINGS_MAX_HEADER_LIST_SIZE`.
     pub(super) fn answer_oversized_request(&mut self, now: Time, key: Key) {
-        self.stats.oversized += 1;
-        let most = self.config.client.max_header_list_size;
-        self.leave_backend(now, key, Some(ErrorCode::CANCEL));
-        self.answer(
-            now,
-            key,
-            Status::ResourceExhausted,
-            "431",
-            &format!("the request's headers exceed {most} bytes"),
+        let why = format!(
+            "the request's headers exceed {} bytes",
+            self.config.client.max_header_list_size
         );
+        self.answer_oversized(now, key, "431", &why);
     }
 
     /// The backend's header list is longer than what we told it to send at most.
     pub(super) fn answer_oversized_response(&mut self, now: Time, key: Key) {
+        let why = format!(
+            "the response's headers exceed {} bytes",
+            self.config.backend.max_header_list_size
+        );
+        self.answer_oversized(now, key, "502", &why);
+    }
+
+    /// What can be said depends on how much of the response the client has.
+    fn answer_oversized(&mut self, now: Time, key: Key, http: &str, why: &str) {
         self.stats.oversized += 1;
-        let most = self.config.backend.max_header_list_size;
-        let begun = self
-            .calls
-            .get(key)
-            .is_some_and(|call| call.response == Response::Headers);
+        let Some(response) = self.calls.get(key).map(|call| call.response) else {
+            return;
+        };
         self.leave_backend(now, key, Some(ErrorCode::CANCEL));
-        let why = format!("the response's headers exceed {most} bytes");
-        if begun {
-            self.break_response(now, key, &why);
-        } else {
-            self.answer(now, key, Status::ResourceExhausted, "502", &why);
+        match response {
+            Response::Nothing | Response::Informed => {
+                self.answer(now, key, Status::ResourceExhausted, http, why);
+            }
+            Response::Headers => self.break_response(now, key, Status::ResourceExhausted, why),
+            Response::Ended => self.settle(now, key),
         }
     }
 
-    /// The response has begun and cannot be finished: trailers with status 14. Where there are no trailers to say it, a
+    /// The response has begun and cannot be finished: trailers with this status. Where there are no trailers to say it, a
     /// reset does: a truncated body must not look whole.
-    pub(super) fn break_response(&mut self, now: Time, key: Key, why: &str) {
+    pub(super) fn break_response(&mut self, now: Time, key: Key, status: Status, why: &str) {
         self.stats.broken += 1;
         let Some(call) = self.calls.get(key) else { return };
         if !reply::is_grpc(&call.request) {
             return self.reset_client(now, key, ErrorCode::INTERNAL_ERROR);
         }
         let message = self.message(why);
-        let trailers = reply::trailers(&mut self.fields, Status::Unavailable, &message);
+        let trailers = reply::trailers(&mut self.fields, status, &message);
         if let Some(client) = self.clients.get_mut(call.client.0) {
             client.link.conn.send_headers(call.stream, trailers, true);
         }
@@ -84,7 +87,8 @@ impl Splitter {
         call.released = call.received;
         let unfinished = !std::mem::replace(&mut call.request_ended, true);
         let (id, stream) = (call.client, call.stream);
-        self.share.discharge(call.kept.give_up());
+        let given_up = call.kept.give_up();
+        self.discharge(given_up);
         if let Some(client) = self.clients.get_mut(id.0) {
             client.link.conn.release(stream, discarded as u32);
             if unfinished {

@@ -50,7 +50,7 @@ impl Splitter {
                 chunk,
                 end_stream,
             } => {
-                self.request_data(id, stream, tag, chunk, end_stream);
+                self.request_data(now, id, stream, tag, chunk, end_stream);
             }
             Event::Reset {
                 stream,
@@ -110,7 +110,15 @@ impl Splitter {
         }
     }
 
-    fn request_data(&mut self, id: ClientId, stream: StreamKey, tag: Tag, chunk: Bytes, end: bool) {
+    fn request_data(
+        &mut self,
+        now: Time,
+        id: ClientId,
+        stream: StreamKey,
+        tag: Tag,
+        chunk: Bytes,
+        end: bool,
+    ) {
         let len = chunk.len() as u32;
         let Some(key) = self.call_of_client(id, stream, tag) else {
             // Of a call that is over: nobody else gives the credit back.
@@ -141,11 +149,12 @@ impl Splitter {
             } else if fits && self.share.try_charge(chunk.len()) {
                 call.kept.push(chunk.clone());
             } else {
-                self.share.discharge(call.kept.give_up());
+                let given_up = call.kept.give_up();
+                self.discharge(given_up);
                 self.stats.replay_given_up += 1;
             }
         }
-        self.charge(id.into(), len);
+        self.charge(now, id.into(), len);
         if let Place::Sent { upstream, stream } = place
             && let Some(upstream_link) = self.upstreams.get_mut(upstream.0)
         {
@@ -199,9 +208,8 @@ impl Splitter {
         let Some(call) = self.calls.remove(key) else {
             return;
         };
-        self.share.discharge(call.kept.bytes());
         self.uncharge(call.client.into(), call.unsent());
-        self.share.discharge(call.pending as usize);
+        self.discharge(call.kept.bytes() + call.pending as usize);
         if let Some(client) = self.clients.get_mut(call.client.0) {
             client.link.conn.set_tag(call.stream, NO_CALL);
             client.link.calls -= 1;

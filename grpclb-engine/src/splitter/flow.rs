@@ -1,4 +1,4 @@
-//! From queues to bytes; and what their leaving gives back: credit, memory, larger windows.
+//! From queues to bytes; and what their leaving gives back: credit, larger windows.
 
 use std::time::Duration;
 
@@ -9,9 +9,6 @@ use super::call::{Place, Response};
 use super::{NO_CALL, Splitter};
 use crate::Time;
 use crate::connection::{Output, PingKind, Sent};
-
-/// A connection that holds less than this is given credit even when memory is short: it is not to blame.
-const HOLD_FROM: u64 = 256 << 10;
 
 /// A stream whose window drains within this time gets a larger one, however short the round trip.
 const LEAST_HORIZON: Duration = Duration::from_millis(10);
@@ -104,7 +101,7 @@ impl Splitter {
                 }
                 self.uncharge(upstream_id.into(), passed_on);
             } else {
-                self.share.discharge(passed_on as usize);
+                self.discharge(passed_on as usize);
             }
         }
         if what.end {
@@ -157,44 +154,6 @@ impl Splitter {
             call.request_sent = true;
             if call.answered && call.response == Response::Ended {
                 self.end_call(now, key, crate::frame::ErrorCode::CANCEL);
-            }
-        }
-    }
-
-    /// DATA came that is not sent on yet.
-    pub(super) fn charge(&mut self, id: ConnId, bytes: u32) {
-        self.share.charge(bytes as usize);
-        let short = self.share.is_short();
-        let Some(link) = self.link_mut(id) else { return };
-        link.buffered += u64::from(bytes);
-        if short && !link.held && link.buffered >= HOLD_FROM {
-            link.held = true;
-            link.conn.hold_connection_credit(true);
-            self.held.push(id);
-            self.stats.credit_held += 1;
-        }
-    }
-
-    /// It has left, or is not wanted any more.
-    pub(super) fn uncharge(&mut self, id: ConnId, bytes: u64) {
-        self.share.discharge(bytes as usize);
-        let short = self.share.is_short();
-        if let Some(link) = self.link_mut(id) {
-            link.buffered = link.buffered.saturating_sub(bytes);
-            if link.held && link.buffered < HOLD_FROM / 2 {
-                link.held = false;
-                link.conn.hold_connection_credit(false);
-                self.held.retain(|&other| other != id);
-                self.touch_if_wanted(id);
-            }
-        }
-        if !short && !self.held.is_empty() {
-            for id in std::mem::take(&mut self.held) {
-                if let Some(link) = self.link_mut(id) {
-                    link.held = false;
-                    link.conn.hold_connection_credit(false);
-                }
-                self.touch_if_wanted(id);
             }
         }
     }

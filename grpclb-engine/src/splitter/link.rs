@@ -26,8 +26,8 @@ pub(super) struct Link {
     pub(super) closing: Option<Time>,
     /// DATA bytes that came by it and have not left to the other side.
     pub(super) buffered: u64,
-    /// Its credit is held back.
-    pub(super) held: bool,
+    /// Its credit is held back; when to look whether it still has to be.
+    pub(super) held: Option<Time>,
     /// Calls that are on it, those included whose streams on it have ended.
     pub(super) calls: usize,
 }
@@ -41,7 +41,7 @@ impl Link {
             timer: None,
             closing: None,
             buffered: 0,
-            held: false,
+            held: None,
             calls: 0,
         }
     }

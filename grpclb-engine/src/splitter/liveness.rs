@@ -30,7 +30,7 @@ impl Splitter {
         if link.closing.is_some() {
             return link.closing;
         }
-        let conn = link.conn.poll_timeout();
+        let conn = [link.conn.poll_timeout(), link.held].into_iter().flatten().min();
         let ConnId::Upstream(id) = id else { return conn };
         let upstream = self.upstreams.get(id.0)?;
         let own = match upstream.state {

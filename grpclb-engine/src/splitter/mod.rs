@@ -34,7 +34,8 @@
 //! | `call` | one call's state, and the table of what becomes of it when its backend is lost |
 //! | `pool` | from a call to a connection: pick, dial, wait |
 //! | `members` | pools when the Service's endpoints change |
-//! | `flow` | from queues to bytes; credit, windows, memory |
+//! | `flow` | from queues to bytes; credit, windows |
+//! | `memory` | what calls hold; credit that is held back for it |
 //! | `answer`, `reply` | calls that we answer ourselves |
 //! | `liveness` | PINGs for clients that ask whether the other end is alive; deadlines |
 
@@ -50,6 +51,7 @@ mod flow;
 mod link;
 mod liveness;
 mod members;
+mod memory;
 mod opaque;
 mod pool;
 mod replay;
@@ -277,6 +279,7 @@ impl Splitter {
                 continue;
             };
             link.timer = None;
+            self.look_at_held(now, id);
             match id {
                 ConnId::Client(id) => self.client_timeout(now, id),
                 ConnId::Upstream(id) => self.upstream_timeout(now, id),

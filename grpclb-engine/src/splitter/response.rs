@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::actions::UpstreamId;
 use super::arena::Key;
 use super::call::{Loss, Place, Response, Verdict, verdict};
+use super::reply::Status;
 use super::{NO_CALL, Splitter};
 use crate::Time;
 use crate::connection::{HeadersKind, StreamKey, Tag};
@@ -28,11 +29,12 @@ impl Splitter {
         let Some(call) = self.calls.get_mut(key) else {
             return;
         };
+        let mut given_up = 0;
         match kind {
             HeadersKind::Informational => call.response = Response::Informed,
             HeadersKind::Response => {
                 call.response = Response::Headers;
-                self.share.discharge(call.kept.give_up());
+                given_up = call.kept.give_up();
                 if let (Some(member), Some(group)) = (call.member, self.groups.get_mut(call.group)) {
                     group.picker.succeed(member, now, now.since(call.since));
                 }
@@ -45,6 +47,8 @@ impl Splitter {
             HeadersKind::Trailers | HeadersKind::Request => {}
         }
         let client = call.client;
+        self.discharge(given_up);
+        let Some(call) = self.calls.get(key) else { return };
         if let Some(link) = self.clients.get_mut(client.0) {
             link.link.conn.send_headers(call.stream, headers, ended);
         }
@@ -79,7 +83,7 @@ impl Splitter {
             link.link.conn.send_data(client_stream, chunk, ended);
         }
         self.touch(client.into());
-        self.charge(id.into(), len);
+        self.charge(now, id.into(), len);
         self.measure(now, id);
         if ended {
             self.response_ended(now, key);
@@ -131,7 +135,9 @@ impl Splitter {
                 self.reset_client(now, key, code);
             }
             Verdict::Unavailable => self.answer_unavailable(now, key, &format!("{endpoint} {why}")),
-            Verdict::Break => self.break_response(now, key, &format!("{endpoint} {why}")),
+            Verdict::Break => {
+                self.break_response(now, key, Status::Unavailable, &format!("{endpoint} {why}"));
+            }
             Verdict::Settle => self.settle(now, key),
         }
     }
@@ -156,14 +162,14 @@ impl Splitter {
         upstream.link.buffered = upstream.link.buffered.saturating_sub(call.pending);
         upstream.link.calls -= 1;
         upstream.last_used = now;
-        if upstream.link.conn.tag(stream).is_none() {
-            return; // both ends have ended it
-        }
-        upstream.link.conn.set_tag(stream, NO_CALL);
-        if let Some(code) = reset {
-            upstream.link.conn.reset(stream, code);
-            self.touch(id.into());
-        }
+        if upstream.link.conn.tag(stream).is_some() {
+            upstream.link.conn.set_tag(stream, NO_CALL);
+            if let Some(code) = reset {
+                upstream.link.conn.reset(stream, code);
+                self.touch(id.into());
+            }
+        } // else both ends have ended it
+        self.relieve(id.into());
     }
 
     /// Names the backend of a call for messages.

@@ -81,6 +81,34 @@ fn too_long_headers_are_an_error_of_their_stream_alone() {
 }
 
 #[test]
+fn too_long_trailers_of_a_request_are_told_in_the_form_that_the_answer_has_taken() {
+    let mut world = World::new(1);
+    world.backends[0].behaviour = Behaviour::Hold;
+    let client = world.client();
+    let call = world.open(client, b"x", false);
+    world.run();
+    assert_eq!(world.calls[call].status.as_deref(), Some("200"), "it has begun");
+    let big = "v".repeat(60_000);
+    let trailers: Vec<(String, &str)> = (0..20).map(|n| (format!("x-{n}"), big.as_str())).collect();
+    let trailers: Vec<_> = trailers
+        .iter()
+        .map(|(name, value)| (name.as_str(), *value))
+        .collect();
+    let stream = world.calls[call].stream;
+    let side = &mut world.clients[client].side;
+    let trailers = side.headers(&trailers);
+    side.connection.send_headers(stream, trailers, true);
+    world.run();
+    // Trailers that looked like a response would be malformed: the client would see a broken stream.
+    assert!(
+        matches!(world.outcome(call), Some(Outcome::Status(_, grpc, _)) if grpc == "8"),
+        "{:?}",
+        world.outcome(call)
+    );
+    assert!(world.message(call).contains("headers exceed"));
+}
+
+#[test]
 fn more_calls_than_may_wait_are_told_so() {
     let mut config = grpclb_engine::splitter::Config::new("n1");
     config.queue = 3;
