@@ -3,7 +3,7 @@
 //! - [`api`]: a request; [`wire`]: the answers, in protobuf;
 //! - [`reflector`]: follows one kind of object, whatever breaks;
 //! - [`state`] with [`table`] and [`names`]: what was told, and what follows from it;
-//! - [`services`], [`endpoints`], [`pods`], [`annotations`]: the rules, pure;
+//! - [`services`], [`endpoints`], [`routes`], [`pods`], [`annotations`]: the rules, pure;
 //! - [`snapshot`]: the last state, for a start without the API server; [`complaints`]: bad values, told to people;
 //! - [`source`]: drives all of it.
 
@@ -15,6 +15,7 @@ mod endpoints;
 mod names;
 mod pods;
 mod reflector;
+mod routes;
 mod services;
 mod snapshot;
 mod source;

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::api::{Api, Failure};
-use super::wire::{self, Event, Resource};
+use super::wire::{Event, Resource};
 use backoff::Backoff;
 pub(super) use backoff::random_up_to;
 
@@ -25,6 +25,8 @@ const SILENCE: Duration = Duration::from_secs(90);
 const WATCH: Duration = Duration::from_mins(4);
 /// After a 410, agents list again within this time, not at once.
 const RELIST_SPREAD: Duration = Duration::from_secs(1);
+/// What is not installed is asked for again after this time.
+const NOT_INSTALLED: Duration = Duration::from_mins(2);
 /// Objects a page.
 const PAGE: usize = 500;
 
@@ -38,6 +40,8 @@ pub(super) struct Collection {
     pub(super) accept_watch: &'static str,
     /// The first list is asked for within this time, not at once.
     pub(super) spread: Duration,
+    /// A server need not have it: then there is none.
+    pub(super) optional: bool,
 }
 
 /// The kinds of objects that are followed.
@@ -48,6 +52,8 @@ pub(super) enum Kind {
     Pods,
     Services,
     EndpointSlices,
+    GrpcRoutes,
+    HttpRoutes,
 }
 
 /// What the store is told of a collection.
@@ -130,6 +136,16 @@ impl<R: Resource, M: Send + 'static> Reflector<R, M> {
                     tokio::time::sleep(random_up_to(RELIST_SPREAD) + backoff.after_end(began.elapsed()))
                         .await;
                 }
+                Err(Stop::Failed(Failure::NotFound(message))) if self.collection.optional => {
+                    tracing::debug!(?kind, message, "not installed: there is none");
+                    version.clear();
+                    for told in [Told::Listing, Told::Listed] {
+                        if self.tell(told).await.is_err() {
+                            return;
+                        }
+                    }
+                    tokio::time::sleep(NOT_INSTALLED + random_up_to(NOT_INSTALLED)).await;
+                }
                 Err(Stop::Failed(failure)) => {
                     let after = match failure {
                         Failure::Refused { after, .. } => after,
@@ -164,7 +180,7 @@ impl<R: Resource, M: Send + 'static> Reflector<R, M> {
         let mut input = BytesMut::new();
         while let Some(piece) = answer.next(SILENCE).await? {
             input.extend_from_slice(&piece);
-            while let Some(event) = wire::next_event::<R>(&mut input).map_err(Failure::from)? {
+            while let Some(event) = R::next_event(&mut input).map_err(Failure::from)? {
                 match event {
                     Event::Applied(object) => {
                         advance(version, &object, listing);
@@ -208,10 +224,8 @@ impl<R: Resource, M: Send + 'static> Reflector<R, M> {
                 .api
                 .get(&self.path(&query), self.collection.accept_list)
                 .await?;
-            let page = wire::list(answer.whole().await?).map_err(Failure::from)?;
-            let metadata = page.metadata.unwrap_or_default();
-            for item in page.items {
-                let object = R::decode(item).map_err(|error| Failure::from(wire::Error::from(error)))?;
+            let (metadata, page) = R::list(answer.whole().await?).map_err(Failure::from)?;
+            for object in page {
                 self.tell(Told::Is(object)).await?;
             }
             if metadata.next.is_empty() {

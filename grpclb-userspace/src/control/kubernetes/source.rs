@@ -37,6 +37,7 @@ const NAMESPACES: Collection = Collection {
     accept_list: wire::ACCEPT_METADATA_LIST,
     accept_watch: wire::ACCEPT_METADATA,
     spread: SPREAD,
+    optional: false,
 };
 const NODES: Collection = Collection {
     kind: Kind::Nodes,
@@ -49,6 +50,7 @@ const PODS: Collection = Collection {
     accept_list: wire::ACCEPT,
     accept_watch: wire::ACCEPT,
     spread: SPREAD,
+    optional: false,
 };
 const SERVICES: Collection = Collection {
     kind: Kind::Services,
@@ -59,6 +61,19 @@ const SLICES: Collection = Collection {
     kind: Kind::EndpointSlices,
     path: "/apis/discovery.k8s.io/v1/endpointslices",
     ..PODS
+};
+const GRPC_ROUTES: Collection = Collection {
+    kind: Kind::GrpcRoutes,
+    path: "/apis/gateway.networking.k8s.io/v1/grpcroutes",
+    accept_list: wire::json::ACCEPT,
+    accept_watch: wire::json::ACCEPT,
+    spread: SPREAD,
+    optional: true,
+};
+const HTTP_ROUTES: Collection = Collection {
+    kind: Kind::HttpRoutes,
+    path: "/apis/gateway.networking.k8s.io/v1/httproutes",
+    ..GRPC_ROUTES
 };
 /// Those that kube-proxy asks for. Services are asked for without: of one that another proxy serves, the reason is to be told.
 const SLICE_LABELS: &str = "!service.kubernetes.io/headless,!service.kubernetes.io/service-proxy-name";
@@ -328,6 +343,8 @@ impl Source {
                 follow(SERVICES, String::new()).start(&mut followers, News::Service);
                 let selector = format!("labelSelector={}", escaped(SLICE_LABELS));
                 follow(SLICES, selector).start(&mut followers, News::Slice);
+                follow(GRPC_ROUTES, String::new()).start(&mut followers, News::GrpcRoute);
+                follow(HTTP_ROUTES, String::new()).start(&mut followers, News::HttpRoute);
                 self.services = Following::Yes {
                     _followers: followers,
                     idle: None,
@@ -358,13 +375,13 @@ impl Source {
         self.services = Following::No;
         // What they told last belongs to the past.
         while self.news.try_recv().is_ok_and(|news| {
-            if !matches!(news, News::Service(_) | News::Slice(_)) {
+            if matches!(news, News::Namespace(_) | News::Node(_) | News::Pod(_)) {
                 self.state.take_up(news);
             }
             true
         }) {}
-        self.failing.remove(&Kind::Services);
-        self.failing.remove(&Kind::EndpointSlices);
+        self.failing
+            .retain(|kind, _| matches!(kind, Kind::Namespaces | Kind::Nodes | Kind::Pods));
         self.state.forget_services();
         self.state.settle();
         self.desired.send_replace(Arc::new(self.state.desired().clone()));

@@ -11,6 +11,7 @@ use super::endpoints::{Place, Slice};
 use super::names::Names;
 use super::pods::{Namespace, Pod};
 use super::reflector::{Kind, Told};
+use super::routes::Routes;
 use super::services::{Around, Outcome, Service};
 use super::table::{Put, Table};
 use super::wire;
@@ -31,6 +32,8 @@ pub(super) enum News {
     Pod(Told<wire::Pod>),
     Service(Told<wire::Service>),
     Slice(Told<wire::EndpointSlice>),
+    GrpcRoute(Told<wire::json::Route>),
+    HttpRoute(Told<wire::json::Route>),
 }
 
 /// A bad value, and on which object it is.
@@ -60,6 +63,7 @@ pub(super) struct State {
     slices: Table<Owned>,
     /// The same by their Services.
     slices_of: HashMap<Arc<str>, BTreeMap<Arc<str>, Arc<Slice>>>,
+    routes: Routes,
     /// The names under which each Service stands in what is wanted.
     decided: HashMap<Arc<str>, Decided>,
     undecided: HashSet<Arc<str>>,
@@ -97,6 +101,7 @@ impl State {
             services: Table::default(),
             slices: Table::default(),
             slices_of: HashMap::new(),
+            routes: Routes::default(),
             decided: HashMap::new(),
             undecided: HashSet::new(),
             pods_undecided: true,
@@ -118,7 +123,7 @@ impl State {
 
     /// Whether all Services are known, with all their endpoints.
     pub(super) fn knows_services(&self) -> bool {
-        self.services.is_whole() && self.slices.is_whole()
+        self.services.is_whole() && self.slices.is_whole() && self.routes.are_known()
     }
 
     /// Bad values that were not told before.
@@ -143,6 +148,8 @@ impl State {
             News::Pod(told) => self.pod(told),
             News::Service(told) => self.service(told),
             News::Slice(told) => self.slice(told),
+            News::GrpcRoute(told) => self.undecided.extend(self.routes.grpc(told)),
+            News::HttpRoute(told) => self.undecided.extend(self.routes.http(told)),
         }
     }
 
@@ -151,6 +158,7 @@ impl State {
         self.services = Table::default();
         self.slices = Table::default();
         self.slices_of = HashMap::new();
+        self.routes = Routes::default();
         self.decided = HashMap::new();
         self.undecided = HashSet::new();
         self.desired.services.clear();
@@ -389,7 +397,7 @@ impl State {
                 let namespace = self.namespaces.get(&service.namespace);
                 let around = Around {
                     waypoint: namespace.and_then(|namespace| namespace.waypoint.as_deref()),
-                    route: None,
+                    route: self.routes.of(key),
                 };
                 let place = Place {
                     node: &self.node,
@@ -482,6 +490,8 @@ impl News {
             Self::Pod(told) => of(Kind::Pods, told),
             Self::Service(told) => of(Kind::Services, told),
             Self::Slice(told) => of(Kind::EndpointSlices, told),
+            Self::GrpcRoute(told) => of(Kind::GrpcRoutes, told),
+            Self::HttpRoute(told) => of(Kind::HttpRoutes, told),
         }
     }
 }

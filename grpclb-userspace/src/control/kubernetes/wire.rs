@@ -7,6 +7,8 @@
 //! row of frames, each a length of four bytes, most significant first, and a [`WatchEvent`] without that envelope, in which the
 //! object has it again.
 
+pub(super) mod json;
+
 use std::collections::BTreeMap;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -35,13 +37,21 @@ pub(super) enum Error {
     Malformed(#[from] prost::DecodeError),
     #[error("not protobuf as Kubernetes sends it: the bytes `k8s\\0` at the start are missing")]
     NoMagic,
+    #[error("not JSON as Kubernetes sends it: {0}")]
+    Json(serde_json::Error),
     #[error("a watch event of {0} bytes: at most {MAX_FRAME} are taken")]
     FrameTooLarge(usize),
 }
 
 /// An object that can be listed and watched.
-pub(super) trait Resource: Message + Default + 'static {
+pub(super) trait Resource: Sized + Send + 'static {
     fn metadata(&self) -> &ObjectMeta;
+
+    /// A page of a list.
+    fn list(bytes: Bytes) -> Result<(ListMeta, Vec<Self>), Error>;
+
+    /// Takes the next event off what has come of a watch; `None` until it is there as a whole.
+    fn next_event(input: &mut BytesMut) -> Result<Option<Event<Self>>, Error>;
 }
 
 /// Takes an object out of its envelope.
@@ -49,9 +59,10 @@ pub(super) fn object<T: Message + Default>(bytes: Bytes) -> Result<T, Error> {
     Ok(T::decode(unwrap(bytes)?)?)
 }
 
-/// Takes a list out of its envelope, its items as they are.
-pub(super) fn list(bytes: Bytes) -> Result<List, Error> {
-    object(bytes)
+fn list<T: Message + Default>(bytes: Bytes) -> Result<(ListMeta, Vec<T>), Error> {
+    let list: List = object(bytes)?;
+    let items = list.items.into_iter().map(T::decode).collect::<Result<_, _>>()?;
+    Ok((list.metadata.unwrap_or_default(), items))
 }
 
 fn unwrap(mut bytes: Bytes) -> Result<Bytes, Error> {
@@ -62,8 +73,7 @@ fn unwrap(mut bytes: Bytes) -> Result<Bytes, Error> {
     Ok(Unknown::decode(bytes)?.raw)
 }
 
-/// Takes the next event off what has come of a watch; `None` until it is there as a whole.
-pub(super) fn next_event<T: Resource>(input: &mut BytesMut) -> Result<Option<Event<T>>, Error> {
+fn next_event<T: Message + Default>(input: &mut BytesMut) -> Result<Option<Event<T>>, Error> {
     let Some((length, rest)) = input.split_first_chunk::<4>() else {
         return Ok(None);
     };
@@ -129,11 +139,11 @@ struct RawExtension {
 
 /// A page of a list of any kind.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct List {
+struct List {
     #[prost(message, optional, tag = "1")]
-    pub(super) metadata: Option<ListMeta>,
+    metadata: Option<ListMeta>,
     #[prost(bytes = "bytes", repeated, tag = "2")]
-    pub(super) items: Vec<Bytes>,
+    items: Vec<Bytes>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -365,6 +375,14 @@ macro_rules! resources {
         impl Resource for $kind {
             fn metadata(&self) -> &ObjectMeta {
                 self.metadata.as_ref().unwrap_or(&NO_METADATA)
+            }
+
+            fn list(bytes: Bytes) -> Result<(ListMeta, Vec<Self>), Error> {
+                list(bytes)
+            }
+
+            fn next_event(input: &mut BytesMut) -> Result<Option<Event<Self>>, Error> {
+                next_event(input)
             }
         }
     )*};

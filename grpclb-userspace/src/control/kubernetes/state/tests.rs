@@ -85,6 +85,8 @@ fn settled() -> State {
         [slice("s1", "cart", None, &["10.0.0.1"])],
     );
     list(&mut state, News::Service, [service("cart")]);
+    list(&mut state, News::GrpcRoute, []);
+    list(&mut state, News::HttpRoute, []);
     list(&mut state, News::Pod, [pod("client", &[])]);
     list(
         &mut state,
@@ -300,6 +302,29 @@ fn services_that_are_followed_no_more_are_forgotten() {
         [slice("s1", "cart", None, &["10.0.0.1"])],
     );
     list(&mut state, News::Service, [service("cart")]);
+    list(&mut state, News::GrpcRoute, []);
+    list(&mut state, News::HttpRoute, []);
+    assert!(state.settle());
+    assert_eq!(endpoints(&state), ["10.0.0.1"]);
+}
+
+#[test]
+fn a_route_takes_its_parents_away_and_gives_them_back_when_it_goes() {
+    let mut state = settled();
+    let route = || {
+        let route = r#"{"items": [{"metadata": {"name": "split", "namespace": "shop"},
+            "spec": {"parentRefs": [{"group": "", "kind": "Service", "name": "cart"}]}}]}"#;
+        wire::json::Route::list(route.into()).unwrap().1.remove(0)
+    };
+    state.take_up(News::HttpRoute(Told::Is(route())));
+    assert!(state.settle());
+    assert!(state.desired().services.is_empty());
+    let reason = &state.desired().left_alone.services["shop/cart"];
+    assert!(reason.starts_with("HTTPRoute shop/split"), "{reason}");
+    // The other kind's list has no say in it.
+    list(&mut state, News::GrpcRoute, []);
+    assert!(!state.settle());
+    state.take_up(News::HttpRoute(Told::Gone(route())));
     assert!(state.settle());
     assert_eq!(endpoints(&state), ["10.0.0.1"]);
 }

@@ -51,7 +51,7 @@ fn events_come_out_whole_whatever_pieces_they_come_in() {
         let (mut input, mut seen) = (BytesMut::new(), Vec::new());
         for piece in bytes.chunks(size) {
             input.extend_from_slice(piece);
-            while let Some(event) = next_event::<PartialObjectMetadata>(&mut input).unwrap() {
+            while let Some(event) = PartialObjectMetadata::next_event(&mut input).unwrap() {
                 seen.push(match event {
                     Event::Applied(object) => format!("applied {}", object.metadata().name),
                     Event::Deleted(object) => format!("deleted {}", object.metadata().name),
@@ -76,7 +76,7 @@ fn an_error_in_a_watch_says_its_code() {
         code: 410,
     };
     let mut input = BytesMut::from(&frame("ERROR", &gone)[..]);
-    let event = next_event::<Pod>(&mut input).unwrap();
+    let event = Pod::next_event(&mut input).unwrap();
     assert!(matches!(event, Some(Event::Error(Status { code: 410, .. }))));
 }
 
@@ -101,10 +101,10 @@ fn fields_that_are_not_named_here_are_skipped() {
 #[test]
 fn what_is_no_envelope_is_refused() {
     let json = Bytes::from_static(br#"{"kind":"ServiceList"}"#);
-    assert!(matches!(list(json), Err(Error::NoMagic)));
+    assert!(matches!(Service::list(json), Err(Error::NoMagic)));
     let mut input = BytesMut::from(&b"\xff\xff\xff\xff...."[..]);
     assert!(matches!(
-        next_event::<Pod>(&mut input),
+        Pod::next_event(&mut input),
         Err(Error::FrameTooLarge(_))
     ));
 }
