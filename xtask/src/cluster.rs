@@ -150,7 +150,8 @@ fn up(name: &str, options: &UpOptions) -> Result<Cluster> {
 }
 
 fn runs(cluster: &Cluster) -> bool {
-    cluster.is_of_this_boot()
+    cluster.complete
+        && cluster.is_of_this_boot()
         && cluster
             .machines()
             .into_iter()
@@ -176,6 +177,8 @@ fn make(name: &str, nodes: u8, programs: &Programs, release: Release) -> Result<
             .node_machines()
             .try_for_each(|node| images::load_own(&cluster, node, programs))
     })?;
+    cluster.complete = true;
+    cluster.save()?;
     Ok(cluster)
 }
 
@@ -206,7 +209,7 @@ fn wait_until_ready(cluster: &Cluster) -> Result<()> {
     let kubectl = kubectl::Kubectl::new(cluster);
     step("the API server", || kubectl.wait_for_api())?;
     step("cluster services", || {
-        kubectl.apply(include_str!("../../tests/k8s/manifests/cluster.yaml"))
+        kubectl.apply(&programs::source("manifests/cluster.yaml"))
     })?;
     step("nodes", || kubectl.wait_for_nodes(cluster.nodes))?;
     step("CoreDNS", || kubectl.wait_for_dns())

@@ -1,7 +1,6 @@
 //! Runs short commands, and says on failure what was run and what it wrote.
 
 use std::ffi::OsStr;
-use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -12,7 +11,7 @@ pub(super) fn run<A: AsRef<OsStr>>(
     program: impl AsRef<OsStr>,
     arguments: impl IntoIterator<Item = A>,
 ) -> Result<String> {
-    finish(Command::new(program).args(arguments), "")
+    finish(Command::new(program).args(arguments), Stdio::null())
 }
 
 /// Splits `line` at its spaces and runs it: for commands whose words hold none.
@@ -22,19 +21,14 @@ pub(super) fn run_line(line: &str) -> Result<String> {
 }
 
 /// Runs `command` with `input` and returns its standard output.
-pub(super) fn finish(command: &mut Command, input: &str) -> Result<String> {
+pub(super) fn finish(command: &mut Command, input: impl Into<Stdio>) -> Result<String> {
     let shown = format!("{command:?}").replace('"', "");
-    let mut child = command
-        .stdin(Stdio::piped())
+    let output = command
+        .stdin(input)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        .spawn()
+        .output()
         .with_context(|| format!("cannot run {shown}"))?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // One that ends without reading says itself why.
-        let _ = stdin.write_all(input.as_bytes());
-    }
-    let output = child.wait_with_output()?;
     if !output.status.success() {
         bail!(
             "{shown}: {}: {}",

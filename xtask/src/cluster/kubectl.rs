@@ -1,7 +1,7 @@
 //! kubectl with the administrator's rights, and what the cluster's start waits for.
 
-use std::path::PathBuf;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -27,24 +27,19 @@ impl Kubectl {
     }
 
     pub(super) fn run(&self, arguments: &[&str]) -> Result<String> {
-        self.run_with(arguments, "")
-    }
-
-    pub(super) fn apply(&self, manifests: &str) -> Result<()> {
-        self.run_with(
-            &["apply", "--server-side", "--force-conflicts", "-f", "-"],
-            manifests,
-        )
-        .map(drop)
-    }
-
-    fn run_with(&self, arguments: &[&str], input: &str) -> Result<String> {
         let mut command = Command::new(&self.program);
         command
             .env("KUBECONFIG", &self.kubeconfig)
             .arg("--request-timeout=10s")
             .args(arguments);
-        finish(&mut command, input)
+        finish(&mut command, Stdio::null())
+    }
+
+    /// Applies a file of manifests.
+    pub(super) fn apply(&self, manifests: &Path) -> Result<()> {
+        let file = format!("--filename={}", manifests.display());
+        self.run(&["apply", "--server-side", "--force-conflicts", &file])
+            .map(drop)
     }
 
     pub(super) fn wait_for_api(&self) -> Result<()> {

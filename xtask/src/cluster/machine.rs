@@ -190,7 +190,10 @@ pub(super) fn stop_component(cluster: &Cluster, machine: Machine, name: &str) ->
         let politely = started.elapsed() < Duration::from_secs(5);
         let signal = if politely { "-TERM" } else { "-KILL" };
         // Inside, where its number means what the file says.
-        let _ = finish(inside(cluster, machine)?.args(["kill", signal, pid.trim()]), "");
+        let _ = finish(
+            inside(cluster, machine)?.args(["kill", signal, pid.trim()]),
+            Stdio::null(),
+        );
         Ok(false)
     })
 }

@@ -1,7 +1,7 @@
 //! containerd, kubelet and kube-proxy on a node: their configuration and arguments.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde_json::json;
@@ -42,13 +42,6 @@ pub(super) fn components(cluster: &Cluster, node: Machine, programs: &Programs) 
             vec!["--config=/var/lib/kube-proxy/config.json".to_owned()],
         ),
     ])
-}
-
-/// containerd's socket, as the host sees it.
-pub(super) fn containerd_socket(cluster: &Cluster, node: Machine) -> PathBuf {
-    cluster
-        .machine_folder(node)
-        .join(CONTAINERD.trim_start_matches('/'))
 }
 
 fn containerd() -> String {

@@ -4,7 +4,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
 
@@ -140,7 +140,7 @@ impl Programs {
             .args(["-ldflags", &build.link_flags, "-o"])
             .arg(&fresh)
             .arg(".");
-        progress::run(&format!("{} (minutes, the first time)", build.label), &mut go)?;
+        progress::run(&format!("{} from its sources", build.label), &mut go)?;
         // Renamed and not written over: a cluster may run the old one.
         fs::rename(fresh, &build.program)?;
         fs::write(stamp, made_of)?;
@@ -160,7 +160,7 @@ impl Programs {
             "{{.Dir}}",
             "k8s.io/kubernetes",
         ]);
-        let module = command::finish(&mut go, "")?;
+        let module = command::finish(&mut go, Stdio::null())?;
         let mut cc = Command::new("cc");
         cc.args(["-Os", "-static", "-DVERSION=3.10", "-o"])
             .arg(self.pause())
@@ -186,7 +186,7 @@ struct Build {
     link_flags: String,
 }
 
-/// The committed sources of one of the cluster's programs.
+/// Something of the cluster's committed sources.
 pub(super) fn source(name: &str) -> PathBuf {
     workspace::root().join("tests/k8s").join(name)
 }

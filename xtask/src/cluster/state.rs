@@ -31,6 +31,8 @@ pub(super) struct Cluster {
     pub(super) nodes: u8,
     /// Of Kubernetes.
     pub(super) version: String,
+    /// Whether all of it was made; else `up` begins anew.
+    pub(super) complete: bool,
     /// The boot in which it runs; after another one only its folder is left.
     boot: String,
     /// Kernel settings that kubelets change for the whole machine, as they were before.
@@ -57,6 +59,7 @@ impl Cluster {
             number,
             nodes,
             version: version.to_owned(),
+            complete: false,
             boot: current_boot()?,
             settings: BTreeMap::new(),
         })
