@@ -381,3 +381,22 @@ fn logs_of_the_kernel_programs_come_only_when_asked_for() {
         assert_eq!(readers, usize::from(log_level > 0));
     }
 }
+
+#[test]
+fn a_cgroup_that_was_replaced_is_noticed_and_attached_to_again() {
+    let machine = Machine::new();
+    let pods = machine.child("kubepods");
+    let mut kernel = machine.attached_to(&pods, "one");
+    assert!(!kernel.is_cgroup_replaced());
+    std::fs::remove_dir(&pods).unwrap();
+    assert!(!kernel.is_cgroup_replaced(), "there is no other yet");
+    machine.child("kubepods");
+    assert!(kernel.is_cgroup_replaced());
+    let attached = kernel.attach().unwrap();
+    assert!(
+        attached.verified,
+        "a connect from the new one is steered: {attached:?}"
+    );
+    assert!(attached.programs.iter().all(|program| program.runs));
+    assert!(!kernel.is_cgroup_replaced());
+}

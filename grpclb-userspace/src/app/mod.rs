@@ -51,6 +51,8 @@ use watchdog::Beats;
 
 /// How often an attachment or a table entry that the kernel refused is tried again.
 const RETRY: Duration = Duration::from_secs(10);
+/// How often it is looked whether the pods' cgroup still is the one that the programs are attached to: a stat(2).
+const CGROUP_CHECK: Duration = Duration::from_secs(1);
 /// How often the admin's ports are tried while a predecessor holds them.
 const PORT_RETRY: Duration = Duration::from_millis(100);
 /// Attaching does not wait longer than this for the first probes: a pod that comes later is steered later.
@@ -239,6 +241,8 @@ impl<'o> Agent<'o> {
         let mut first_state = Some(self.control.health.clone());
         // Both at once: the first try of each.
         let mut retry = tokio::time::interval(RETRY);
+        let mut cgroup_check = tokio::time::interval(CGROUP_CHECK);
+        cgroup_check.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut port_retry = tokio::time::interval(PORT_RETRY);
         port_retry.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -267,6 +271,12 @@ impl<'o> Agent<'o> {
                     // Also what the kernel's tables refused before.
                     self.take_up();
                 }
+                _ = cgroup_check.tick(), if not_attached.is_none() => {
+                    if let Err(error) = self.follow_cgroup() {
+                        let reason = format!("the kernel programs are not attached: {error}");
+                        not_attached = Some(self.readiness.hold(reason));
+                    }
+                }
                 _ = port_retry.tick(), if self.admin.is_none() => {
                     if let Err(error) = self.open_admin() && no_ports.is_none() {
                         tracing::warn!(%error, "the admin cannot answer yet; trying on");
@@ -293,6 +303,15 @@ impl<'o> Agent<'o> {
         }
         self.collector.attach_failed(attached.as_ref().err());
         attached.map(|_| ())
+    }
+
+    /// Attaches again if another cgroup has taken the place of the pods'.
+    fn follow_cgroup(&self) -> kernel::Result<()> {
+        if !self.kernel.lock().is_cgroup_replaced() {
+            return Ok(());
+        }
+        tracing::warn!("the pods' cgroup was replaced: attaching to the new one");
+        self.attach()
     }
 
     fn open_admin(&mut self) -> Result<(), admin::Error> {

@@ -1,6 +1,7 @@
 //! Where the cgroups are: the v2 hierarchy, the pods' cgroup in it, our own. Reads the file system, changes nothing.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use super::{Error, Result};
@@ -15,6 +16,11 @@ pub(super) fn target(given: Option<&Path>) -> Result<PathBuf> {
         Some(path) => canonical(path),
         None => Ok(pods(&root).unwrap_or(root)),
     }
+}
+
+/// Tells a cgroup from another one that has its path later. None while there is none.
+pub(super) fn identity(cgroup: &Path) -> Option<u64> {
+    fs::metadata(cgroup).ok().map(|metadata| metadata.ino())
 }
 
 /// Where the v2 hierarchy is mounted: `/sys/fs/cgroup`, or `/sys/fs/cgroup/unified` on hybrid machines.
@@ -37,8 +43,21 @@ fn root_in(mounts: &str) -> Option<&str> {
     points.first().copied()
 }
 
-/// The cgroup that the kubelet makes for pods, with either driver, the nearest to the root.
+/// The cgroup that the kubelet makes for pods, with either driver: the one that this process is in, if it is a pod's; else
+/// the nearest to the root. Where several kubelets share a machine, that is the own one's.
 pub(super) fn pods(root: &Path) -> Option<PathBuf> {
+    let own = own(root);
+    pods_around(own.as_deref()).or_else(|| nearest(root))
+}
+
+/// Of nested ones the innermost: its pods are the neighbours.
+fn pods_around(own: Option<&Path>) -> Option<PathBuf> {
+    own?.ancestors()
+        .find(|cgroup| is_pods_cgroup(cgroup))
+        .map(Path::to_path_buf)
+}
+
+fn nearest(root: &Path) -> Option<PathBuf> {
     let mut level = vec![root.to_path_buf()];
     for _ in 0..DEPTH {
         let mut below: Vec<PathBuf> = level.iter().flat_map(|cgroup| children(cgroup)).collect();
@@ -127,6 +146,41 @@ mod tests {
         ] {
             assert!(!is_pods_cgroup(Path::new(name)), "{name}");
         }
+    }
+
+    #[test]
+    fn a_pods_own_kubelet_is_the_nearest_above_it() {
+        for (own, expected) in [
+            ("/r/node2/kubepods/besteffort/pod1/2", Some("/r/node2/kubepods")),
+            (
+                "/r/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-besteffort.slice/a.slice/b.scope",
+                Some("/r/kubelet.slice/kubelet-kubepods.slice"),
+            ),
+            (
+                "/r/kubepods/pod1/2/kubelet/kubepods/pod3/4",
+                Some("/r/kubepods/pod1/2/kubelet/kubepods"),
+            ),
+            ("/r/system.slice/grpclb.service", None),
+        ] {
+            assert_eq!(
+                pods_around(Some(Path::new(own))),
+                expected.map(PathBuf::from),
+                "{own}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_cgroup_that_was_replaced_is_another_one() {
+        let path = root().unwrap().join(format!("glb-cgroup-{}", std::process::id()));
+        assert_eq!(identity(&path), None);
+        fs::create_dir(&path).unwrap();
+        let first = identity(&path);
+        fs::remove_dir(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        let second = identity(&path);
+        fs::remove_dir(&path).unwrap();
+        assert!(first.is_some() && second.is_some() && first != second);
     }
 
     #[test]

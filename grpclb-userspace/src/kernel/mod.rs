@@ -74,6 +74,8 @@ pub struct Kernel {
     backends: HashMap<Slot, u32>,
     programs: Vec<&'static str>,
     state: Attached,
+    /// Which cgroup of the target's path the links are on.
+    target: Option<u64>,
     /// The counters count from the first attachment on.
     counted: bool,
     /// What the kernel did not take, for the operator.
@@ -137,6 +139,7 @@ impl Kernel {
             backends: HashMap::new(),
             programs: loaded.programs,
             state: Attached::default(),
+            target: None,
             counted: false,
             lacking: loaded.notes,
             options: options.clone(),
@@ -157,6 +160,8 @@ impl Kernel {
             loaded: &self.programs,
             standing: &standing,
         })?;
+        // Before the links: should it be replaced meanwhile, that shows.
+        self.target = cgroup::identity(&target);
         self.links = Links::attach(&mut self.ebpf, &steps)?;
         self.state = Attached {
             cgroup: target.clone(),
@@ -169,6 +174,13 @@ impl Kernel {
             return Err(error);
         }
         Ok(self.attached())
+    }
+
+    /// Whether the cgroup that the programs are attached to went and another one has its path: that one's processes are not
+    /// steered until [`Kernel::attach`] is called again.
+    pub fn is_cgroup_replaced(&self) -> bool {
+        let now = cgroup::identity(&self.state.cgroup);
+        self.target.is_some() && now.is_some() && now != self.target
     }
 
     /// What is left to do once the links stand.

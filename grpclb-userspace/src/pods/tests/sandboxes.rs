@@ -56,7 +56,7 @@ impl Kubelet {
         });
         self.run(
             pod,
-            &format!("exec unshare --net sh -c 'ip link set lo up && {address} exec sleep 1000'"),
+            &format!("exec unshare --net sh -c '{address} ip link set lo up && exec sleep 1000'"),
         )
     }
 
