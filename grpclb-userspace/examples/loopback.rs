@@ -35,6 +35,7 @@ fn main() -> anyhow::Result<()> {
         probe_token: Arc::from("loopback"),
         heartbeat: Arc::new(|_| {}),
         identify: Arc::new(|_| None),
+        detected: Arc::new(|_, _| ()),
         seed: 1,
     })?;
     plane.set_service(SLOT, &service(&backends));

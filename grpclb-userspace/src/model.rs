@@ -61,6 +61,25 @@ pub struct ServicePort {
     pub endpoints: Vec<Endpoint>,
 }
 
+impl ServicePort {
+    /// Whether the Service itself is unchanged: endpoints come and go by themselves.
+    pub fn same_but_for_endpoints(&self, other: &Self) -> bool {
+        let of = |service: &Self| {
+            let Self {
+                id,
+                port,
+                protocol,
+                policy,
+                subset,
+                per_connection,
+                ..
+            } = service;
+            (id.clone(), *port, *protocol, *policy, *subset, *per_connection)
+        };
+        of(self) == of(other) && self.addresses == other.addresses
+    }
+}
+
 /// What the Service port says about its protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Protocol {

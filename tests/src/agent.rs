@@ -20,6 +20,8 @@ use crate::service::Service;
 pub struct Configuration {
     pub service: Service,
     pub policy: &'static str,
+    /// What the Service's port says: `http2`, `detect` or `plain`.
+    pub protocol: &'static str,
     pub endpoints: Vec<Endpoint>,
     pub pods: Vec<Pod>,
     /// Hand the pods' sockets to `sk_msg`.
@@ -38,6 +40,7 @@ impl Configuration {
         Self {
             service,
             policy: "round_robin",
+            protocol: "http2",
             endpoints: backends
                 .iter()
                 .map(|pod| Endpoint {
@@ -62,8 +65,9 @@ impl Configuration {
             writeln!(yaml, "    policy: {}", self.policy)?;
             writeln!(
                 yaml,
-                "    ports:\n      - {{port: {}, protocol: http2}}",
-                address.port()
+                "    ports:\n      - {{port: {}, protocol: {}}}",
+                address.port(),
+                self.protocol
             )?;
             writeln!(
                 yaml,

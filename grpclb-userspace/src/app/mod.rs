@@ -7,13 +7,14 @@
 //! Three kinds of threads, so that none can hurt another: the data workers, the admin's, and the one of this file, on
 //! which everything is decided that is not a call's. Whatever fails here, connections go the plain way.
 //!
-//! - [`options`]: the command line; [`services`]: what is told of Services, and in which order;
+//! - [`options`]: the command line; [`services`]: what is told of Services, and in which order; [`opaque`]: which are left alone;
 //! - [`steering`]: tells it; [`status`]: collects what the admin answers; [`readiness`]: who stands in the way;
 //! - [`bypassing`]: connections that are not steered, shown and adopted;
 //! - [`instances`]: other agents of this node, handing over; [`watchdog`]: ends the process when a worker stands still.
 
 mod bypassing;
 mod instances;
+mod opaque;
 mod options;
 mod process;
 mod readiness;
@@ -94,6 +95,8 @@ struct Agent<'o> {
     pods_status: watch::Receiver<Arc<[PodStatus]>>,
     readiness: Readiness,
     phase: watch::Sender<Phase>,
+    /// Connections of ports that declare nothing, as they show whether they are HTTP/2: one message for each.
+    detected: mpsc::UnboundedReceiver<(u32, bool)>,
     hand_over: mpsc::Receiver<HandOver>,
     signals: Signals,
     instance: Instance,
@@ -129,7 +132,9 @@ impl<'o> Agent<'o> {
         })
         .context("kernel side")?;
         let beats = Beats::new(options.workers());
-        let data = Arc::new(start_data(options, &instance, &kernel, &beats).context("data plane")?);
+        let (tell_detected, detected) = mpsc::unbounded_channel();
+        let data = start_data(options, &instance, &kernel, &beats, tell_detected).context("data plane")?;
+        let data = Arc::new(data);
         watchdog::start(Arc::clone(&beats)).context("cannot start the watchdog's thread")?;
         let kernel = SharedKernel::new(kernel);
 
@@ -182,6 +187,7 @@ impl<'o> Agent<'o> {
             pods_status,
             readiness,
             phase,
+            detected,
             hand_over,
             signals,
             instance,
@@ -285,6 +291,11 @@ impl<'o> Agent<'o> {
                         no_ports = None;
                     }
                 }
+                Some((slot, http2)) = self.detected.recv() => self.detected(slot, http2),
+                () = until(self.services.opaque().wake()) => {
+                    let changes = self.services.look_again(Instant::now());
+                    self.tell_all(&changes);
+                }
                 Ok(()) = self.control.desired.changed(), if first_state.is_none() => self.take_up(),
             }
         }
@@ -327,7 +338,33 @@ impl<'o> Agent<'o> {
         for error in errors {
             tracing::error!(%error, "a Service is not steered");
         }
-        for change in &changes {
+        self.tell_all(&changes);
+        if !changes.is_empty() {
+            tracing::info!(
+                services = desired.services.len(),
+                changes = changes.len(),
+                "Services taken up"
+            );
+        }
+        self.pods_wanted.send_if_modified(|wanted| {
+            let changed = wanted.pods != desired.pods;
+            *wanted = desired;
+            changed
+        });
+    }
+
+    /// A connection of a port that declares nothing has shown what it is.
+    fn detected(&mut self, slot: u32, http2: bool) {
+        let Ok(slot) = Slot::new(slot) else { return };
+        let changes = self.services.detected(slot, http2, Instant::now());
+        if !changes.is_empty() {
+            self.tell_all(&changes);
+        }
+    }
+
+    /// Carries out changes of the Services, and shows them.
+    fn tell_all(&mut self, changes: &[services::Change]) {
+        for change in changes {
             if let Err(error) = tell(change, &self.kernel, &self.data) {
                 tracing::error!(
                     error = format!("{error:#}"),
@@ -338,20 +375,9 @@ impl<'o> Agent<'o> {
                 }
             }
         }
-        if !changes.is_empty() {
-            tracing::info!(
-                services = desired.services.len(),
-                changes = changes.len(),
-                "Services taken up"
-            );
-        }
-        let known = status::Known::new(Arc::clone(&desired), self.services.served());
+        let wanted = self.control.desired.borrow().clone();
+        let known = status::Known::new(wanted, self.services.served(), self.services.opaque());
         self.collector.services.send_replace(Arc::new(known));
-        self.pods_wanted.send_if_modified(|wanted| {
-            let changed = wanted.pods != desired.pods;
-            *wanted = desired;
-            changed
-        });
     }
 
     /// Waits until every pod was tried once, so that attaching finds them steered; not for long.
@@ -365,6 +391,14 @@ impl<'o> Agent<'o> {
         {
             tracing::warn!("not every pod could be tried in time; those that are left follow later");
         }
+    }
+}
+
+/// Waits for a moment; for ever if there is none.
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment.into()).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -382,6 +416,7 @@ fn start_data(
     instance: &Instance,
     kernel: &Kernel,
     beats: &Arc<Beats>,
+    detected: mpsc::UnboundedSender<(u32, bool)>,
 ) -> Result<DataPlane, data::StartError> {
     let (heartbeat, identify, beats) = (kernel.heartbeat(), kernel.identify(), Arc::clone(beats));
     DataPlane::start(&data::Config {
@@ -395,6 +430,10 @@ fn start_data(
             beats.beat(worker);
         }),
         identify: Arc::new(move |socket| identify.service_of(socket).map(Slot::get)),
+        detected: Arc::new(move |slot, http2| {
+            // Nobody listens while the agent drains.
+            let _: Result<(), _> = detected.send((slot, http2));
+        }),
         seed: process::seed(),
     })
 }

@@ -4,14 +4,17 @@
 //! A connection must never be steered to a slot that the data plane does not know or cannot serve. So, always: the kernel
 //! forgets first, then the data plane learns, then the kernel learns, then the data plane forgets.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use grpclb_abi::Slot;
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 
+use super::opaque::{AGAIN, ENOUGH, Opaque};
 use crate::kernel;
 use crate::model::{EndpointState, Protocol, ServiceId, ServicePort};
 
@@ -51,6 +54,8 @@ pub(super) struct Services {
     steered: BTreeMap<Address, kernel::Service>,
     /// The kernel did not take these.
     not_told: BTreeSet<Address>,
+    /// Ports that the kernel is not told of, since they carry something else.
+    opaque: Opaque,
     slots: Slots,
 }
 
@@ -83,6 +88,7 @@ impl Services {
             claims: BTreeMap::new(),
             steered: BTreeMap::new(),
             not_told: BTreeSet::new(),
+            opaque: Opaque::default(),
             slots: Slots::new(),
         }
     }
@@ -103,11 +109,18 @@ impl Services {
         let mut come = Vec::new();
         for item in before.diff(wanted) {
             match item {
-                DiffItem::Remove(id, _) => self.withdraw(id, &mut touched, &mut ordered),
+                DiffItem::Remove(id, _) => {
+                    self.opaque.forget(id);
+                    self.withdraw(id, &mut touched, &mut ordered);
+                }
                 DiffItem::Add(id, service)
                 | DiffItem::Update {
                     new: (id, service), ..
                 } => {
+                    let before = self.served.get(id);
+                    if before.is_some_and(|served| !served.service.same_but_for_endpoints(service)) {
+                        self.opaque.forget(id);
+                    }
                     if service.protocol == Protocol::Plain {
                         self.withdraw(id, &mut touched, &mut ordered);
                     } else {
@@ -143,6 +156,48 @@ impl Services {
         (changes.collect(), errors)
     }
 
+    /// A connection to this slot has shown what it is. A port that carries something else is left to plain Kubernetes for a
+    /// while; its connections that are there run on.
+    pub(super) fn detected(&mut self, slot: Slot, http2: bool, now: Instant) -> Vec<Change> {
+        let Some(service) = self.slots.service(slot).and_then(|id| self.served.get(id)) else {
+            return Vec::new();
+        };
+        let service = Arc::clone(&service.service);
+        if !self.opaque.saw(&service, http2, now) {
+            return Vec::new();
+        }
+        tracing::info!(
+            service = %service.id,
+            "{ENOUGH} connections in a row were not HTTP/2: new ones go the plain way until the Service changes, or for {AGAIN:?}"
+        );
+        self.steer_all(&service)
+    }
+
+    /// Steers ports again that were left alone for long enough.
+    pub(super) fn look_again(&mut self, now: Instant) -> Vec<Change> {
+        let mut changes = Vec::new();
+        while let Some(id) = self.opaque.next_due(now) {
+            if let Some(served) = self.served.get(&id) {
+                let service = Arc::clone(&served.service);
+                changes.extend(self.steer_all(&service));
+            }
+        }
+        changes
+    }
+
+    /// What is left alone since it carries something else, when that is looked at again, how often it was found.
+    pub(super) fn opaque(&self) -> &Opaque {
+        &self.opaque
+    }
+
+    fn steer_all(&mut self, service: &ServicePort) -> Vec<Change> {
+        let mut ordered = Ordered::default();
+        for address in addresses(service) {
+            self.steer(address, &mut ordered);
+        }
+        ordered.forget.into_iter().chain(ordered.learn).collect()
+    }
+
     /// The kernel did not take this: it is told again with the next update.
     pub(super) fn not_told(&mut self, address: &Address) {
         self.steered.remove(address);
@@ -160,7 +215,7 @@ impl Services {
         let before = self.served.get(id).cloned();
         let slot = match &before {
             Some(served) => served.slot,
-            None => self.slots.take().ok_or_else(|| NoSlot(id.clone()))?,
+            None => self.slots.take(id).ok_or_else(|| NoSlot(id.clone()))?,
         };
         for address in before.iter().flat_map(|served| addresses(&served.service)) {
             self.unclaim(address, id, touched);
@@ -210,6 +265,7 @@ impl Services {
     /// Brings the kernel's entry for one address up to date.
     fn steer(&mut self, address: Address, ordered: &mut Ordered) {
         let owner = self.claims.get(&address).and_then(BTreeSet::first);
+        let owner = owner.filter(|id| self.opaque.until(id).is_none());
         let Some((id, served)) = owner.and_then(|id| Some((id, self.served.get(id)?))) else {
             if self.steered.remove(&address).is_some() {
                 ordered.forget.push(Change::Unsteer { address });
@@ -240,27 +296,32 @@ impl Services {
 #[derive(Debug)]
 struct Slots {
     next: u32,
-    taken: HashSet<Slot>,
+    taken: HashMap<Slot, ServiceId>,
 }
 
 impl Slots {
     fn new() -> Self {
         Self {
             next: Slot::FIRST.get(),
-            taken: HashSet::new(),
+            taken: HashMap::new(),
         }
     }
 
-    fn take(&mut self) -> Option<Slot> {
+    fn take(&mut self, id: &ServiceId) -> Option<Slot> {
         let range = Slot::LAST.get() - Slot::FIRST.get() + 1;
         for _ in 0..=self.taken.len() {
             let slot = Slot::new(self.next).ok()?;
             self.next = Slot::FIRST.get() + (self.next - Slot::FIRST.get() + 1) % range;
-            if self.taken.insert(slot) {
+            if let Entry::Vacant(free) = self.taken.entry(slot) {
+                free.insert(id.clone());
                 return Some(slot);
             }
         }
         None
+    }
+
+    fn service(&self, slot: Slot) -> Option<&ServiceId> {
+        self.taken.get(&slot)
     }
 
     fn give_back(&mut self, slot: Slot) {

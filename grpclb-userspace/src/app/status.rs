@@ -13,6 +13,7 @@ use imbl::OrdMap;
 use tokio::sync::watch;
 
 use super::bypassing;
+use super::opaque::{ENOUGH, Opaque};
 use super::readiness::Readiness;
 use super::services::{Served, usable};
 use super::steering::SharedKernel;
@@ -55,17 +56,22 @@ pub(super) struct Collector {
 pub(super) struct Known {
     pub(super) wanted: Arc<Desired>,
     pub(super) served: OrdMap<ServiceId, Served>,
+    /// Ports left alone since they carry something else, and when they are looked at again.
+    pub(super) opaque: BTreeMap<ServiceId, Instant>,
+    /// How often that was found.
+    pub(super) opaque_found: u64,
     /// Made when it is asked for.
     steered: OnceLock<Arc<HashSet<SocketAddr>>>,
 }
 
 impl Known {
-    pub(super) fn new(wanted: Arc<Desired>, served: OrdMap<ServiceId, Served>) -> Self {
-        let steered = OnceLock::new();
+    pub(super) fn new(wanted: Arc<Desired>, served: OrdMap<ServiceId, Served>, opaque: &Opaque) -> Self {
         Self {
             wanted,
             served,
-            steered,
+            opaque: opaque.all(),
+            opaque_found: opaque.found(),
+            steered: OnceLock::new(),
         }
     }
 
@@ -78,7 +84,8 @@ impl Known {
         };
         let steered = || {
             let services = self.served.keys().filter_map(|id| self.wanted.services.get(id));
-            let usable = services.filter(|service| usable(service) > 0);
+            let usable =
+                services.filter(|service| usable(service) > 0 && !self.opaque.contains_key(&service.id));
             Arc::new(usable.flat_map(|service| of(service)).collect())
         };
         Arc::clone(self.steered.get_or_init(steered))
@@ -149,7 +156,7 @@ impl Collector {
                 .values()
                 .map(|service| service_of(service, &known, &data))
                 .collect(),
-            counters: counters(&data),
+            counters: counters(&data, &known),
         }
     }
 
@@ -260,13 +267,16 @@ fn clients(pod: &data::PodStatus) -> u64 {
 fn service_of(service: &ServicePort, known: &Known, data: &Data) -> told::Service {
     let slot = known.served.get(&service.id).map(|served| served.slot);
     let reason = if service.protocol == Protocol::Plain {
-        Some("its port says that it is not HTTP/2")
+        Some("its port says that it is not HTTP/2".to_owned())
     } else if usable(service) == 0 {
-        Some("it has no endpoint")
+        Some("it has no endpoint".to_owned())
     } else if slot.is_none() {
-        Some("no slot is free")
+        Some("no slot is free".to_owned())
     } else {
-        None
+        known.opaque.get(&service.id).map(|until| {
+            let minutes = until.saturating_duration_since(Instant::now()).as_secs().div_ceil(60);
+            format!("{ENOUGH} connections in a row were not HTTP/2; looked at again in {minutes} min, or when the Service changes")
+        })
     };
     let used = || {
         let services = data.pods().flat_map(|pod| &pod.services);
@@ -286,7 +296,7 @@ fn service_of(service: &ServicePort, known: &Known, data: &Data) -> told::Servic
         policy: service.policy.to_string(),
         slot: slot.map(grpclb_abi::Slot::get),
         steered: reason.is_none(),
-        reason: reason.map(str::to_owned),
+        reason,
         connections: used().map(|used| used.client_connections as u64).sum(),
         opaque: used().map(|used| used.opaque).sum::<u64>()
             + departed().map(|service| service.opaque).sum::<u64>(),
@@ -335,8 +345,8 @@ fn endpoint_of<'d>(
 }
 
 /// The data plane's totals, of the pods that are there and of those that have left.
-fn counters(data: &Data) -> BTreeMap<String, u64> {
-    let mut totals = BTreeMap::new();
+fn counters(data: &Data, known: &Known) -> BTreeMap<String, u64> {
+    let mut totals = BTreeMap::from([("ports_found_opaque".to_owned(), known.opaque_found)]);
     let mut count = |name: &str, figure: u64| match totals.get_mut(name) {
         Some(total) => *total += figure,
         None => _ = totals.insert(name.to_owned(), figure),

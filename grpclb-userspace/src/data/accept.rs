@@ -15,6 +15,7 @@ use tracing::{debug, warn};
 use super::detect::{Detected, detect};
 use super::pod::Pod;
 use super::{leg, opaque, socket};
+use crate::model::Protocol;
 
 /// The pause after an accept that failed for want of descriptors or memory: both come back when connections end.
 const BACKOFF: Duration = Duration::from_millis(100);
@@ -58,6 +59,9 @@ async fn serve(pod: Rc<Pod>, stream: TcpStream) {
     let mut first = BytesMut::new();
     let detected = detect(&pod.worker.frames, &stream, declared, &mut first).await;
     {
+        if declared == Protocol::Detect && detected != Detected::Ended {
+            (pod.worker.config.detected)(slot, detected == Detected::Http2);
+        }
         let mut counters = pod.counters.borrow_mut();
         if matches!(detected, Detected::Opaque | Detected::Silent) {
             *counters.opaque_by_service.entry(slot).or_default() += 1;

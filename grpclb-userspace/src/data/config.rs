@@ -23,6 +23,8 @@ pub struct Config {
     pub heartbeat: Arc<dyn Fn(usize) + Send + Sync>,
     /// The slot of a connection accepted over IPv6, where the address cannot carry it.
     pub identify: Arc<dyn Fn(BorrowedFd<'_>) -> Option<u32> + Send + Sync>,
+    /// Called for each connection whose port declares nothing, with the Service's slot, when it has shown whether it is HTTP/2.
+    pub detected: Arc<dyn Fn(u32, bool) + Send + Sync>,
     /// For picks and jitter: takes another value with each start.
     pub seed: u64,
 }

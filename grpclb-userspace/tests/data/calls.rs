@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use grpclb_userspace::data::{Leave, Totals};
+use grpclb_userspace::data::Leave;
 use grpclb_userspace::model::Protocol;
 use tokio::io::AsyncReadExt;
 

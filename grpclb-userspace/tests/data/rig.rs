@@ -102,6 +102,7 @@ pub(crate) fn config(workers: usize) -> Config {
         probe_token: Arc::from(TOKEN),
         heartbeat: Arc::new(|_| {}),
         identify: Arc::new(|_| None),
+        detected: Arc::new(|_, _| ()),
         seed: 7,
     }
 }

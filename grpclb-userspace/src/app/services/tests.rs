@@ -195,6 +195,44 @@ fn what_the_kernel_did_not_take_is_told_again() {
     assert_eq!(told(&mut services, &[&a]), ["steer 10.96.0.1 to 0 with 1"]);
 }
 
+#[test]
+fn a_port_that_carries_something_else_is_unsteered_until_its_service_changes_or_its_time_has_come() {
+    let now = std::time::Instant::now();
+    let mut services = Services::new();
+    let mut a = ServicePort {
+        protocol: Protocol::Detect,
+        ..(*service("a", "10.96.0.1", 3)).clone()
+    };
+    told(&mut services, &[&Arc::new(a.clone())]);
+    let first = Slot::FIRST;
+    let proves = |services: &mut Services| {
+        assert_eq!(services.detected(first, false, now), []);
+        assert_eq!(services.detected(first, false, now), []);
+        let address = ("10.96.0.1".parse().unwrap(), 80);
+        assert_eq!(
+            services.detected(first, false, now),
+            [Change::Unsteer { address }]
+        );
+        assert!(services.served().contains_key("a"), "its connections run on");
+    };
+    proves(&mut services);
+    a.endpoints.pop();
+    let less = told(&mut services, &[&Arc::new(a.clone())]);
+    assert_eq!(
+        less,
+        ["serve 0 a", "list 0 2"],
+        "endpoints come and go by themselves"
+    );
+    a.subset = 5;
+    let changed = told(&mut services, &[&Arc::new(a.clone())]);
+    assert_eq!(changed, ["serve 0 a", "steer 10.96.0.1 to 0 with 2", "list 0 2"]);
+
+    proves(&mut services);
+    assert_eq!(services.look_again(now), []);
+    let again = services.look_again(services.opaque().wake().unwrap());
+    assert!(matches!(again[..], [Change::Steer { .. }]), "{again:?}");
+}
+
 /// However Services change, the kernel's table is what a first look at the newest state would make of it, and at every moment
 /// what it steers to is served.
 #[test]
