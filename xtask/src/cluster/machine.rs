@@ -1,11 +1,12 @@
-//! A machine of the cluster as namespaces: network, processes, mounts and host name of its own. Its first process is a
-//! script that starts the components and starts again what ends; when that process dies, the kernel ends everything else
-//! in there and takes its mounts away, so that nothing can be left over.
+//! A machine of the cluster as namespaces: network, processes, mounts, cgroups and host name of its own. Its first
+//! process is a script that starts the components and starts again what ends; when that process dies, the kernel ends
+//! everything else in there and takes its mounts away, so that nothing can be left over.
 //!
 //! A node sees folders of its own at `/run`, `/var/lib` and `/var/log` and a bpffs of its own: whatever is installed with
-//! ordinary host paths works on two nodes of one machine. What it shares with the host is the kernel, the devices and
-//! the cgroup hierarchies.
+//! ordinary host paths works on two nodes of one machine. Its cgroup is the root of the hierarchies that it sees. What it
+//! shares with the host is the kernel and the devices.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use super::cgroups;
 use super::command::{finish, run, write};
 use super::state::{Cluster, Machine};
 use super::wait;
@@ -36,13 +38,20 @@ pub(super) fn start(cluster: &Cluster, machine: Machine, components: &[Component
     // Keys are in there; the machine itself comes in by its mounts.
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o700))?;
     let script = script_of(&folder);
-    write(&script, &first_process(&folder, machine, components))?;
+    let (joining, mounting) = match machine {
+        Machine::Control => (String::new(), String::new()),
+        Machine::Node(_) => (cgroups::joining(cluster, machine)?, cgroups::mounting()?),
+    };
+    write(&script, &first_process(&folder, machine, &mounting, components))?;
     let netns = format!("--net=/run/netns/{}", cluster.netns(machine));
     // A session of its own, so that a closed terminal does not end the cluster.
     let mut command = Command::new("setsid");
     command
-        .args(["--fork", "nsenter", &netns])
-        .args(["unshare", "--fork", "--pid", "--mount", "--uts", "--mount-proc"])
+        .args(["--fork", "sh", "-c", &format!("{joining} exec \"$@\""), "sh"])
+        .args([
+            "nsenter", &netns, "unshare", "--fork", "--pid", "--mount", "--uts",
+        ])
+        .args(["--cgroup", "--mount-proc"])
         .args(["--propagation", "private", "/bin/bash"])
         .arg(&script)
         .stdin(Stdio::null())
@@ -59,7 +68,7 @@ fn script_of(folder: &Path) -> PathBuf {
     folder.join("first-process.sh")
 }
 
-fn first_process(folder: &Path, machine: Machine, components: &[Component]) -> String {
+fn first_process(folder: &Path, machine: Machine, mounting: &str, components: &[Component]) -> String {
     let mounts = OWN_FOLDERS.map(|own| format!("mount --bind {} /{own}\n", folder.join(own).display()));
     let starts: Vec<String> = components
         .iter()
@@ -74,7 +83,7 @@ set -eu
 hostname {name}
 # The host's named network namespaces: their copies here would keep each one alive as long as this machine.
 umount --recursive --lazy /run/netns
-{mounts}mount --make-rshared /
+{mounting}{mounts}mount --make-rshared /
 mount -t bpf bpf /sys/fs/bpf
 mkdir -p /run/components /run/stopped
 set +e
@@ -156,13 +165,16 @@ pub(super) fn any_runs(folder: &Path) -> bool {
 /// Ends all machines of the cluster whose folder is `folder`, and waits until their last process is gone.
 pub(super) fn kill_all(folder: &Path) -> Result<()> {
     let (patience, interval) = (Duration::from_secs(20), Duration::from_millis(50));
+    let mut known = BTreeSet::new();
     wait::until("all processes have ended", patience, interval, || {
-        let processes = processes_of(folder);
-        for pid in &processes {
+        for pid in processes_of(folder) {
             // One that has ended in the meantime is as good.
             let _ = run("kill", ["-KILL", &pid.to_string()]);
+            known.insert(pid);
         }
-        Ok(processes.is_empty())
+        // One that is ending says no more what it was; a first process ends after all others of its machine.
+        known.retain(|pid| Path::new("/proc").join(pid.to_string()).exists());
+        Ok(known.is_empty())
     })
 }
 
@@ -172,7 +184,7 @@ pub(super) fn inside(cluster: &Cluster, machine: Machine) -> Result<Command> {
         .with_context(|| format!("{} does not run (cargo xtask cluster up)", machine.name()))?;
     let mut command = Command::new("nsenter");
     command.args(["--target", &pid.to_string()]);
-    command.args(["--net", "--pid", "--mount", "--uts", "--"]);
+    command.args(["--net", "--pid", "--mount", "--uts", "--cgroup", "--"]);
     Ok(command)
 }
 

@@ -123,8 +123,6 @@ fn write_kubelet_files(cluster: &Cluster, node: Machine, folder: &Path) -> Resul
         "tlsPrivateKeyFile": "/var/lib/kubelet/kubelet.key",
         "containerRuntimeEndpoint": format!("unix://{CONTAINERD}"),
         "cgroupDriver": "cgroupfs",
-        // Two kubelets on one machine would take each other's pods for orphans.
-        "cgroupRoot": format!("/{}", cluster.cgroup(node)),
         "failCgroupV1": false,
         "failSwapOn": false,
         "oomScoreAdj": 0,

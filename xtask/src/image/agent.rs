@@ -17,9 +17,10 @@ const REPOSITORY: &str = "docker.io/grpclb/grpclb";
 /// that is.
 pub(crate) fn build(version: &str, debug: bool, folder: Option<&Path>, no_install: bool) -> Result<PathBuf> {
     setup::ensure(&[Need::KernelToolchain], no_install)?;
-    let program = static_program(debug)?;
     let images = workspace::target().join("images");
     fs::create_dir_all(&images)?;
+    let program = images.join("grpclb");
+    strip(&static_program(debug)?, &program)?;
     let materials = images.join(format!("grpclb-{version}.cdx.json"));
     fs::write(&materials, sbom::of_agent(target()?, version)?)?;
 
@@ -80,6 +81,13 @@ fn revision() -> Result<String> {
         return Ok("unknown".to_owned());
     }
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// Three quarters of the program tell lines of source to debuggers. Names of functions, for stacks in the log, stay.
+fn strip(program: &Path, target: &Path) -> Result<()> {
+    let mut strip = Command::new("strip");
+    strip.arg("--strip-debug").arg("-o").args([target, program]);
+    progress::run("stripped", &mut strip)
 }
 
 fn static_program(debug: bool) -> Result<PathBuf> {
