@@ -328,7 +328,7 @@ impl<S: Steering> Pods<S> {
             if let Some(place) = self.places.get_mut(incarnation) {
                 notice_end(incarnation, pod, place, &mut self.sandboxes, &mut self.former);
             }
-            if names_changed {
+            if names_changed && may_be_named(&pod.spec) {
                 pod.retry_now(now);
             }
         }
@@ -372,6 +372,12 @@ impl<S: Steering> Pods<S> {
             .map(|(incarnation, pod)| status_of(incarnation, pod, self.places.get(incarnation)))
             .collect()
     }
+}
+
+/// Whether a name in `/run/netns` may be what the pod waits for. Runtimes make one for every sandbox, and a sandbox with a
+/// process is found by its cgroup.
+fn may_be_named(spec: &PodSpec) -> bool {
+    !matches!(spec.netns, NetnsRef::Sandbox(_)) || !spec.addresses.is_empty()
 }
 
 /// Whether every pod passes through this while its sandbox is made.
