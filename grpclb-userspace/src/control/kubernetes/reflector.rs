@@ -131,13 +131,13 @@ impl<R: Resource, M: Send + 'static> Reflector<R, M> {
                     streams_lists = false;
                 }
                 Err(Stop::Failed(Failure::Gone(message))) => {
-                    tracing::info!(?kind, message, "listing again; what is known stays in force");
+                    tracing::info!(?kind, reason = message, "listing again; what is known stays in force");
                     version.clear();
                     tokio::time::sleep(random_up_to(RELIST_SPREAD) + backoff.after_end(began.elapsed()))
                         .await;
                 }
                 Err(Stop::Failed(Failure::NotFound(message))) if self.collection.optional => {
-                    tracing::debug!(?kind, message, "not installed: there is none");
+                    tracing::debug!(?kind, reason = message, "not installed: there is none");
                     version.clear();
                     for told in [Told::Listing, Told::Listed] {
                         if self.tell(told).await.is_err() {
