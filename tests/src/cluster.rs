@@ -88,6 +88,17 @@ impl Cluster {
             .args(command))
     }
 
+    /// Ends a component of a machine (`control`: `kube-apiserver`, `etcd`, …; a node: `kubelet`, `kube-proxy`, `containerd`),
+    /// which stays down until the guard goes.
+    pub fn stop(&self, machine: &str, component: &str) -> Result<Stopped> {
+        self.xtask(&["stop", machine, component])?;
+        Ok(Stopped {
+            cluster: self.clone(),
+            machine: machine.to_owned(),
+            component: component.to_owned(),
+        })
+    }
+
     /// A new namespace, with `about` in its name; it goes when the guard does.
     pub fn namespace(&self, about: &str) -> Result<Namespace> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -98,6 +109,22 @@ impl Cluster {
             cluster: self.clone(),
             name,
         })
+    }
+}
+
+/// A component that is down. Dropping this starts it again.
+#[derive(Debug)]
+pub struct Stopped {
+    cluster: Cluster,
+    machine: String,
+    component: String,
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        if let Err(error) = self.cluster.xtask(&["start", &self.machine, &self.component]) {
+            eprintln!("{error:#}");
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Command, Stdio};
 
-use grpclb_tests::cluster::Cluster;
+use grpclb_tests::cluster::{Cluster, TEST_IMAGE};
 use serde_json::Value;
 
 #[test]
@@ -183,4 +183,34 @@ fn a_service_address_that_nothing_translates_ends_on_its_node() {
         .exec_on("node1", &["ip", "-o", "link", "show", "master", "nowhere"])
         .unwrap();
     assert_eq!(ports, "", "nothing is connected to it");
+}
+
+#[test]
+fn a_component_that_is_stopped_stays_down_until_it_is_started() {
+    let cluster = Cluster::find().unwrap();
+    let namespace = cluster.namespace("stopped").unwrap();
+    let runs = || {
+        let components = cluster.machine_folder("control").join("run/components");
+        components.join("kube-scheduler").exists()
+    };
+    assert!(runs());
+    let scheduler = cluster.stop("control", "kube-scheduler").unwrap();
+    assert!(!runs());
+    namespace
+        .kubectl(&[
+            "run",
+            "pod",
+            "--image",
+            TEST_IMAGE,
+            "--image-pull-policy=Never",
+            "--command",
+            "sleep",
+            "1000",
+        ])
+        .unwrap();
+    let pod = namespace.get(&["pod", "pod"]).unwrap();
+    assert_eq!(pod["spec"]["nodeName"], Value::Null, "nobody chose a node");
+    drop(scheduler);
+    namespace.wait_until_ready(&["pod/pod"]).unwrap();
+    assert!(runs());
 }
