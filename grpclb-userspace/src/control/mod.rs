@@ -8,14 +8,15 @@ pub mod file;
 pub mod kubernetes;
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::model::Desired;
+use crate::model::{Desired, ServiceId};
 
 /// Which source.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,12 +60,46 @@ pub struct Watch {
     /// What is wanted; a new value only when it differs from the last.
     pub desired: watch::Receiver<Arc<Desired>>,
     pub health: watch::Receiver<Health>,
+    /// Asks about endpoints that are not wanted, too; only where the source has such.
+    pub explainer: Option<Explainer>,
     task: JoinHandle<()>,
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
         self.task.abort();
+    }
+}
+
+/// Asks the source of a Service's endpoints, those that get no calls included.
+#[derive(Clone, Debug)]
+pub struct Explainer(mpsc::Sender<Question>);
+
+/// A Service port, and who wants to know.
+type Question = (ServiceId, oneshot::Sender<Vec<JudgedEndpoint>>);
+
+/// An endpoint that the source knows of, and what becomes of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JudgedEndpoint {
+    /// As in [`crate::model::Endpoint`].
+    pub id: Arc<str>,
+    pub address: SocketAddr,
+    /// The node that it is on, where that is known.
+    pub node: Option<Arc<str>>,
+    pub gets_calls: bool,
+    /// Why, for people: `gets no calls: it is not ready`.
+    pub verdict: String,
+}
+
+impl Explainer {
+    /// Every endpoint of a Service port, by address. Empty for one that the source does not balance, and when it has ended.
+    pub async fn endpoints(&self, service: ServiceId) -> Vec<JudgedEndpoint> {
+        let (answer, answered) = oneshot::channel();
+        let asked = self.0.send((service, answer)).await;
+        match asked {
+            Ok(()) => answered.await.unwrap_or_default(),
+            Err(_ended) => Vec::new(),
+        }
     }
 }
 

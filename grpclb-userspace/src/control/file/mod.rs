@@ -96,6 +96,7 @@ pub(super) fn watch(path: &Path) -> Result<Watch, super::Error> {
     Ok(Watch {
         desired,
         health,
+        explainer: None,
         task,
     })
 }

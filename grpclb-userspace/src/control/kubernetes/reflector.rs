@@ -131,7 +131,11 @@ impl<R: Resource, M: Send + 'static> Reflector<R, M> {
                     streams_lists = false;
                 }
                 Err(Stop::Failed(Failure::Gone(message))) => {
-                    tracing::info!(?kind, reason = message, "listing again; what is known stays in force");
+                    tracing::info!(
+                        ?kind,
+                        reason = message,
+                        "listing again; what is known stays in force"
+                    );
                     version.clear();
                     tokio::time::sleep(random_up_to(RELIST_SPREAD) + backoff.after_end(began.elapsed()))
                         .await;

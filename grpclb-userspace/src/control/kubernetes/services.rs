@@ -4,11 +4,11 @@
 
 mod protocol;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::annotations::{self, BadValue, ENABLED, ServiceSettings};
-use super::endpoints::{self, Family, Place, Slice, Wanted};
+use super::endpoints::{self, Endpoint, Family, Place, Slice, Verdict, Wanted};
 use super::names::Names;
 use super::wire;
 use super::wire::Resource;
@@ -144,6 +144,19 @@ impl Service {
         outcome
     }
 
+    /// Every endpoint of one of its ports in one family, with what becomes of it.
+    pub(super) fn judge<'s>(
+        &self,
+        number: u16,
+        family: Family,
+        slices: impl Iterator<Item = &'s Slice>,
+        place: Place<'_>,
+    ) -> Vec<(SocketAddr, &'s Endpoint, Verdict)> {
+        let port = self.ports.iter().find(|port| port.number == number);
+        port.map(|port| endpoints::judge(slices, self.wanted(port, family), place))
+            .unwrap_or_default()
+    }
+
     fn wanted<'a>(&self, port: &'a Port, family: Family) -> Wanted<'a> {
         Wanted {
             port: &port.name,
@@ -152,7 +165,7 @@ impl Service {
         }
     }
 
-    fn has(&self, family: Family) -> bool {
+    pub(super) fn has(&self, family: Family) -> bool {
         self.addresses
             .iter()
             .any(|&address| Family::of(address) == family)

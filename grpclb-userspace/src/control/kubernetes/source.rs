@@ -19,7 +19,7 @@ use super::reflector::{Collection, Kind, Reflector, Told, escaped};
 use super::snapshot::{Keeper, Place};
 use super::state::{News, State};
 use super::wire;
-use crate::control::{Health, Watch};
+use crate::control::{Explainer, Health, Question, Watch};
 use crate::model::Desired;
 
 /// How much may wait to be taken up: a slice of 1000 endpoints is 300 KB.
@@ -89,11 +89,13 @@ pub(super) fn start(options: &Options, api: Api) -> Watch {
     };
     let (desired_sender, desired) = watch::channel(Arc::default());
     let (health_sender, health) = watch::channel(health);
-    let source = Source::new(options, api, desired_sender, health_sender);
+    let (ask, asked) = mpsc::channel(1);
+    let source = Source::new(options, api, desired_sender, health_sender, asked);
     let task = tokio::spawn(source.run());
     Watch {
         desired,
         health,
+        explainer: Some(Explainer(ask)),
         task,
     }
 }
@@ -107,6 +109,7 @@ struct Source {
     services: Following,
     tell: mpsc::Sender<News>,
     news: mpsc::Receiver<News>,
+    asked: mpsc::Receiver<Question>,
     /// Of each collection that fails: why.
     failing: BTreeMap<Kind, String>,
     in_force: InForce,
@@ -141,6 +144,7 @@ impl Source {
         api: Api,
         desired: watch::Sender<Arc<Desired>>,
         health: watch::Sender<Health>,
+        asked: mpsc::Receiver<Question>,
     ) -> Self {
         let (tell, news) = mpsc::channel(QUEUE);
         let mut followers = JoinSet::new();
@@ -173,6 +177,7 @@ impl Source {
             services: Following::No,
             tell,
             news,
+            asked,
             failing: BTreeMap::new(),
             desired,
             health,
@@ -193,6 +198,10 @@ impl Source {
                         self.state.take_up(news);
                     }
                     self.settle();
+                }
+                Some((service, answer)) = self.asked.recv() => {
+                    // Whoever asked may have gone.
+                    let _gone = answer.send(self.state.judge(&service));
                 }
                 () = &mut warm_start, if waits => {
                     waits = false;

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::annotations::{self, BadValue};
-use super::endpoints::{Place, Slice};
+use super::endpoints::{Family, Place, Slice};
 use super::names::Names;
 use super::pods::{Namespace, Pod};
 use super::reflector::{Kind, Told};
@@ -16,6 +16,7 @@ use super::services::{Around, Outcome, Service};
 use super::table::{Put, Table};
 use super::wire;
 use super::wire::Resource;
+use crate::control::JudgedEndpoint;
 use crate::model::{Desired, PodLeftAlone, ServiceId};
 
 /// Which Service a slice belongs to.
@@ -399,12 +400,8 @@ impl State {
                     waypoint: namespace.and_then(|namespace| namespace.waypoint.as_deref()),
                     route: self.routes.of(key),
                 };
-                let place = Place {
-                    node: &self.node,
-                    zone: self.zone.as_deref(),
-                };
                 let slices = self.slices_of.get(key).into_iter().flat_map(BTreeMap::values);
-                service.decide(&slices.map(Arc::as_ref), around, place)
+                service.decide(&slices.map(Arc::as_ref), around, self.place())
             }
             None => Outcome::default(),
         };
@@ -448,6 +445,44 @@ impl State {
             self.decided.insert(Arc::clone(key), decided);
         }
         changed
+    }
+
+    /// Every endpoint of a Service port, as its id names it, with what becomes of it.
+    pub(super) fn judge(&self, id: &str) -> Vec<JudgedEndpoint> {
+        let Some((key, port)) = id.rsplit_once(':') else {
+            return Vec::new();
+        };
+        let (port, v6) = match port.strip_suffix("/ipv6") {
+            Some(port) => (port, true),
+            None => (port, false),
+        };
+        let (Some(service), Ok(port)) = (self.services.get(key), port.parse()) else {
+            return Vec::new();
+        };
+        let family = if v6 || !service.has(Family::V4) {
+            Family::V6
+        } else {
+            Family::V4
+        };
+        let slices = self.slices_of.get(key).into_iter().flat_map(BTreeMap::values);
+        service
+            .judge(port, family, slices.map(Arc::as_ref), self.place())
+            .into_iter()
+            .map(|(address, endpoint, verdict)| JudgedEndpoint {
+                id: Arc::clone(&endpoint.id),
+                address,
+                node: endpoint.node.clone(),
+                gets_calls: verdict.gets_calls(),
+                verdict: verdict.to_string(),
+            })
+            .collect()
+    }
+
+    fn place(&self) -> Place<'_> {
+        Place {
+            node: &self.node,
+            zone: self.zone.as_deref(),
+        }
     }
 
     /// Notes bad values of an object that were not noted before.

@@ -121,6 +121,35 @@ fn all_that_is_told_in_any_order_is_wanted_once_it_is_whole() {
 }
 
 #[test]
+fn every_endpoint_can_be_asked_for_those_that_get_no_calls_too() {
+    let mut state = settled();
+    let mut waiting = slice("s2", "cart", None, &["10.0.0.2"]);
+    waiting.endpoints[0].conditions = Some(wire::EndpointConditions {
+        ready: Some(false),
+        serving: Some(false),
+        terminating: None,
+    });
+    state.take_up(News::Slice(Told::Is(waiting)));
+    state.settle();
+    let judged: Vec<(String, bool, String)> = state
+        .judge("shop/cart:80")
+        .into_iter()
+        .map(|judged| (judged.address.to_string(), judged.gets_calls, judged.verdict))
+        .collect();
+    let expected = [
+        ("10.0.0.1:8080", true, "gets calls: it is ready"),
+        ("10.0.0.2:8080", false, "gets no calls: it is not ready"),
+    ];
+    assert_eq!(
+        judged,
+        expected.map(|(address, gets, why)| (address.to_owned(), gets, why.to_owned()))
+    );
+    for nobody in ["shop/cart:81", "shop/other:80", "shop/cart:80/ipv6", "nonsense"] {
+        assert_eq!(state.judge(nobody), [], "{nobody}");
+    }
+}
+
+#[test]
 fn a_slice_that_changes_changes_its_service_and_no_other() {
     let mut state = settled();
     state.take_up(News::Service(Told::Is(service("other"))));
