@@ -17,6 +17,10 @@ use super::{
 use crate::model::{NetnsRef, PodId, PodSpec};
 use crate::netns::Netns;
 
+/// How often IPv6 is proved again, where it was. `[::1]` cannot carry the probe's slot, so each time looks in the counters like
+/// a process of the pod that dials the listener by itself: not every time that IPv4 is proved.
+const V6_INTERVAL: Duration = Duration::from_mins(10);
+
 /// All pods, and how their steps are taken.
 pub(super) struct Pods<S> {
     config: Config,
@@ -43,11 +47,14 @@ pub(super) struct Place {
     /// There is a listener on `[::1]`.
     listens_v6: bool,
     pub(super) note: Option<String>,
+    /// IPv6 was proved, and is not asked again before this moment.
+    v6_proved_until: Option<Instant>,
     pub(super) ready_after: Option<Duration>,
 }
 
 pub(super) struct Outcome {
     incarnation: Incarnation,
+    asked_v6: bool,
     arrived: Result<Arrived, ProbeError>,
     addresses: Vec<IpAddr>,
 }
@@ -214,6 +221,7 @@ impl<S: Steering> Pods<S> {
                 steer,
                 listens_v6,
                 note: None,
+                v6_proved_until: None,
                 ready_after: None,
             },
         );
@@ -237,14 +245,21 @@ impl<S: Steering> Pods<S> {
         let (Some(pod), Some(place)) = (self.plan.get_mut(incarnation), self.places.get(incarnation)) else {
             return;
         };
+        let proved =
+            pod.stage == Stage::Steered && place.steer.ipv6 && place.v6_proved_until > Some(Instant::now());
+        let ask_v6 = place.listens_v6 && !proved;
         pod.probe_begins();
         let (probe, incarnation) = (self.config.probe.clone(), Arc::clone(incarnation));
-        let (namespace, port, ipv6) = (Arc::clone(&place.namespace), place.steer.port, place.listens_v6);
+        let (namespace, port) = (Arc::clone(&place.namespace), place.steer.port);
         self.probes.spawn(async move {
-            let arrived = probe.run(&namespace, port, ipv6).await;
+            let mut arrived = probe.run(&namespace, port, ask_v6).await;
+            if let Ok(arrived) = &mut arrived {
+                arrived.ipv6 |= proved;
+            }
             let addresses = listener::addresses(&namespace).unwrap_or_default();
             Outcome {
                 incarnation,
+                asked_v6: ask_v6,
                 arrived,
                 addresses,
             }
@@ -254,6 +269,7 @@ impl<S: Steering> Pods<S> {
     pub(super) fn probed(&mut self, outcome: Result<Outcome, tokio::task::JoinError>) {
         let Ok(Outcome {
             incarnation,
+            asked_v6,
             arrived,
             addresses,
         }) = outcome
@@ -272,6 +288,9 @@ impl<S: Steering> Pods<S> {
         };
         match arrived {
             Ok(Arrived { ipv6, note }) => {
+                if asked_v6 {
+                    place.v6_proved_until = ipv6.then(|| now + V6_INTERVAL);
+                }
                 let addresses = Addresses::first_of(&addresses);
                 let changed = (place.steer.ipv6, place.steer.addresses) != (ipv6, addresses);
                 (place.steer.ipv6, place.steer.addresses, place.note) = (ipv6, addresses, note);

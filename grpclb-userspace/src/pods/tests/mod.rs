@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch as channel};
@@ -34,7 +35,11 @@ struct Recorder {
     /// What accepts for each incarnation, ended with it.
     accepting: BTreeMap<String, tokio::task::JoinSet<()>>,
     answer: &'static str,
+    /// Connections accepted over IPv4 and over IPv6.
+    accepted: Accepted,
 }
+
+type Accepted = Arc<[AtomicU32; 2]>;
 
 impl Steering for Recorder {
     fn accept(&mut self, pod: Accept) -> anyhow::Result<u32> {
@@ -42,9 +47,12 @@ impl Steering for Recorder {
         let mut accepting = tokio::task::JoinSet::new();
         for listener in [Some(pod.listeners.v4), pod.listeners.v6].into_iter().flatten() {
             let listener = tokio::net::TcpListener::from_std(listener)?;
+            let accepted = Arc::clone(&self.accepted);
             accepting.spawn(async move {
                 while let Ok((stream, _)) = listener.accept().await {
                     let mut stream = stream.into_std().expect("a std stream");
+                    let family = usize::from(stream.local_addr().is_ok_and(|local| local.is_ipv6()));
+                    accepted[family].fetch_add(1, Ordering::Relaxed);
                     if stream.local_addr().is_ok_and(|local| local.is_ipv6()) {
                         // As the relay does with what nothing steered to it.
                         let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
@@ -89,6 +97,7 @@ struct Room {
     desired: channel::Sender<Arc<Desired>>,
     asked: mpsc::UnboundedReceiver<Asked>,
     status: channel::Receiver<Arc<[PodStatus]>>,
+    accepted: Accepted,
     task: tokio::task::JoinHandle<anyhow::Result<()>>,
 }
 
@@ -97,7 +106,9 @@ impl Room {
         let (asked_in, asked) = mpsc::unbounded_channel();
         let (desired, wanted) = channel::channel(Arc::default());
         let (status_in, status) = channel::channel(Arc::from([]));
+        let accepted = Accepted::default();
         let recorder = Recorder {
+            accepted: Arc::clone(&accepted),
             asked: asked_in,
             accepting: BTreeMap::new(),
             answer,
@@ -114,6 +125,7 @@ impl Room {
             desired,
             asked,
             status,
+            accepted,
             task,
         }
     }

@@ -5,7 +5,6 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
 
@@ -282,6 +281,31 @@ async fn a_sandbox_without_a_process_is_found_by_its_address() {
     room.want_specs([with_addresses(&uid, &["10.250.7.7"])]);
     let status = steered(&mut room, &uid).await;
     assert_eq!(status.cookie, Some(named.open().cookie()));
+}
+
+/// A probe over IPv6 cannot say that it is one: each would be counted as a stranger.
+#[tokio::test]
+async fn a_pod_that_is_proved_again_is_asked_over_ipv4_only() {
+    let kubelet = Kubelet::v2("again");
+    let mut room = Room::start(TOKEN);
+    let uid = Kubelet::uid();
+    let _sandbox = kubelet.sandbox(&cgroupfs(&uid), Some("10.250.0.1/32"));
+    room.want_specs([wanted(&uid)]);
+    assert!(steered(&mut room, &uid).await.ipv6);
+    // What more becomes known is confirmed by another probe.
+    room.want_specs([with_addresses(&uid, &["10.250.0.1"])]);
+    let probed_again = async {
+        while room.accepted[0].load(Ordering::Relaxed) < 2 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, probed_again).await.unwrap();
+    room.want_specs([with_addresses(&uid, &["10.250.0.1", "10.250.0.2"])]);
+    while room.accepted[0].load(Ordering::Relaxed) < 3 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(room.accepted[1].load(Ordering::Relaxed), 1);
+    assert!(steered(&mut room, &uid).await.ipv6);
 }
 
 #[tokio::test]
