@@ -67,6 +67,11 @@ impl Failure {
         }
     }
 
+    /// Whether there is no such resource, or none that may be read (the server asks for rights before it looks).
+    pub(super) fn is_of_the_resource(&self) -> bool {
+        matches!(self, Self::NotFound(_) | Self::Refused { code: 403, .. })
+    }
+
     /// Whether another request for the same might be answered: the server does not know how this one was made (422), or lacks
     /// what it takes (500: etcd before 3.4.31 tells no progress, and lists are not streamed). client-go, too, takes any
     /// refusal for that.

@@ -25,7 +25,7 @@ const SILENCE: Duration = Duration::from_secs(90);
 const WATCH: Duration = Duration::from_mins(4);
 /// After a 410, agents list again within this time, not at once.
 const RELIST_SPREAD: Duration = Duration::from_secs(1);
-/// What is not installed is asked for again after this time.
+/// What is not installed, or may not be read, is asked for again after this time.
 const NOT_INSTALLED: Duration = Duration::from_mins(2);
 /// Objects a page.
 const PAGE: usize = 500;
@@ -40,7 +40,7 @@ pub(super) struct Collection {
     pub(super) accept_watch: &'static str,
     /// The first list is asked for within this time, not at once.
     pub(super) spread: Duration,
-    /// A server need not have it: then there is none.
+    /// A server need not have it, and an agent need not be allowed to read it: it is then as if there were none.
     pub(super) optional: bool,
 }
 
@@ -140,8 +140,8 @@ impl<R: Resource, M: Send + 'static> Reflector<R, M> {
                     tokio::time::sleep(random_up_to(RELIST_SPREAD) + backoff.after_end(began.elapsed()))
                         .await;
                 }
-                Err(Stop::Failed(Failure::NotFound(message))) if self.collection.optional => {
-                    tracing::debug!(?kind, reason = message, "not installed: there is none");
+                Err(Stop::Failed(failure)) if self.collection.optional && failure.is_of_the_resource() => {
+                    tracing::debug!(?kind, %failure, "not installed, or not for this agent to read: as if there were none");
                     version.clear();
                     for told in [Told::Listing, Told::Listed] {
                         if self.tell(told).await.is_err() {

@@ -63,7 +63,7 @@ pub(super) struct State {
     /// By their own names, as they are told and forgotten.
     slices: Table<Owned>,
     /// The same by their Services.
-    slices_of: HashMap<Arc<str>, BTreeMap<Arc<str>, Arc<Slice>>>,
+    slices_of: HashMap<Arc<str>, Slices>,
     routes: Routes,
     /// The names under which each Service stands in what is wanted.
     decided: HashMap<Arc<str>, Decided>,
@@ -74,6 +74,9 @@ pub(super) struct State {
     /// Of each object (by UID) the keys and values that were complained of.
     complained: HashSet<(String, String, String)>,
 }
+
+/// The slices of one Service, by name; mostly there is one.
+type Slices = Vec<(Arc<str>, Arc<Slice>)>;
 
 /// A slice, and its Service.
 #[derive(Debug, PartialEq)]
@@ -195,7 +198,7 @@ impl State {
         if self.zone != zone {
             self.zone = zone;
             let hinted = self.slices_of.iter();
-            let hinted = hinted.filter(|(_, slices)| slices.values().any(|slice| slice.has_hints()));
+            let hinted = hinted.filter(|(_, slices)| slices.iter().any(|(_, slice)| slice.has_hints()));
             self.undecided
                 .extend(hinted.map(|(service, _)| Arc::clone(service)));
         }
@@ -334,13 +337,20 @@ impl State {
             Put::New | Put::Instead(_) => {}
         }
         self.undecided.insert(Arc::clone(&service));
-        self.slices_of.entry(service).or_default().insert(key, slice);
+        let slices = self.slices_of.entry(service).or_default();
+        match slices.binary_search_by(|(known, _)| known.cmp(&key)) {
+            Ok(at) => slices[at].1 = slice,
+            Err(at) => {
+                slices.reserve_exact(1);
+                slices.insert(at, (key, slice));
+            }
+        }
     }
 
     /// A slice is no longer a Service's.
     fn disown(&mut self, key: &str, service: &Arc<str>) {
         if let Some(slices) = self.slices_of.get_mut(service) {
-            slices.remove(key);
+            slices.retain(|(known, _)| **known != *key);
             if slices.is_empty() {
                 self.slices_of.remove(service);
             }
@@ -400,8 +410,8 @@ impl State {
                     waypoint: namespace.and_then(|namespace| namespace.waypoint.as_deref()),
                     route: self.routes.of(key),
                 };
-                let slices = self.slices_of.get(key).into_iter().flat_map(BTreeMap::values);
-                service.decide(&slices.map(Arc::as_ref), around, self.place())
+                let slices = self.slices_of.get(key).into_iter().flatten();
+                service.decide(&slices.map(|(_, slice)| &**slice), around, self.place())
             }
             None => Outcome::default(),
         };
@@ -464,9 +474,9 @@ impl State {
         } else {
             Family::V4
         };
-        let slices = self.slices_of.get(key).into_iter().flat_map(BTreeMap::values);
+        let slices = self.slices_of.get(key).into_iter().flatten();
         service
-            .judge(port, family, slices.map(Arc::as_ref), self.place())
+            .judge(port, family, slices.map(|(_, slice)| &**slice), self.place())
             .into_iter()
             .map(|(address, endpoint, verdict)| JudgedEndpoint {
                 id: Arc::clone(&endpoint.id),
