@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use grpclb_tests::cluster::{Cluster, Namespace, PATIENCE};
-use grpclb_userspace::control::{self, Source, kubernetes};
+use grpclb_userspace::control::{self, Health, Source, kubernetes};
 use grpclb_userspace::model::Desired;
 use serde_json::{Value, json};
 
@@ -36,7 +36,8 @@ async fn the_endpoints_that_may_be_picked_are_those_of_kube_proxy() {
         namespace
             .start_client(&format!("client-{node}"), Some(node))
             .unwrap();
-        sources.push((node, OnNode::new(&cluster, node)));
+        let directory = Scratch::new(node);
+        sources.push((node, OnNode::new(&cluster, node, &directory), directory));
     }
     let (mut compared, mut fewer) = (0, 0);
     for seed in SEEDS {
@@ -50,7 +51,7 @@ async fn the_endpoints_that_may_be_picked_are_those_of_kube_proxy() {
             ["10.255.255.254", "fd00:255::ffff:1"].map(|ip| SocketAddr::new(ip.parse().unwrap(), port));
         make_last(&namespace, &last);
         let services = cluster_addresses(&namespace);
-        for (node, source) in &mut sources {
+        for (node, source, _) in &mut sources {
             let ours = source.backends_with(&services, &last).await;
             let theirs = rules_with(&cluster, node, &services, &last).await;
             for (address, name) in &services {
@@ -76,7 +77,8 @@ async fn a_label_is_taken_up_within_a_second_and_so_is_its_end() {
     let cluster = Cluster::find().unwrap();
     let namespace = cluster.namespace("label").unwrap();
     namespace.start_client("client", Some("node1")).unwrap();
-    let mut source = OnNode::new(&cluster, "node1");
+    let directory = Scratch::new("label");
+    let mut source = OnNode::new(&cluster, "node1", &directory);
     let name = format!("{}/client", namespace.name());
     let has = |wanted: bool| {
         let name = name.clone();
@@ -95,15 +97,71 @@ async fn a_label_is_taken_up_within_a_second_and_so_is_its_end() {
     }
 }
 
+#[tokio::test]
+async fn while_the_api_server_is_away_what_is_known_stays_in_force_and_a_new_agent_takes_up_the_snapshot() {
+    let cluster = Cluster::find().unwrap();
+    let namespace = cluster.namespace("away").unwrap();
+    let enabled = "grpclb.io/enabled=true";
+    namespace
+        .kubectl(&["label", "namespace", namespace.name(), enabled])
+        .unwrap();
+    namespace.start_servers("echo", 2).unwrap();
+    namespace.start_client("client", Some("node1")).unwrap();
+    let directory = Scratch::new("away");
+    let mut first = OnNode::new(&cluster, "node1", &directory);
+    let (service, client) = (
+        format!("{}/echo:50051", namespace.name()),
+        format!("{}/client", namespace.name()),
+    );
+    // What is known of this test's own: other tests' pods come and go.
+    let own = |desired: &Desired| {
+        let port = desired.services.get(&*service).cloned();
+        let pod = desired.pods.values().find(|pod| *pod.name == *client).cloned();
+        Some((port?, pod?)).filter(|(_, pod)| !pod.addresses.is_empty())
+    };
+    let endpoints = |desired: &Desired| own(desired).map_or(0, |(port, _)| port.endpoints.len());
+    let known = first.wait(PATIENCE, |desired| endpoints(desired) == 2).await;
+    let (port, pod) = own(&known).unwrap();
+    let written = port.endpoints.iter().map(|endpoint| endpoint.address.to_string());
+    directory
+        .until_kept(written.chain([pod.addresses[0].to_string()]).collect())
+        .await;
+
+    let away = cluster.stop("control", "kube-apiserver").unwrap();
+    first
+        .health("the server is away", |health| health.error.is_some())
+        .await;
+    let mut second = OnNode::new(&cluster, "node1", &directory);
+    let from_snapshot = |health: &Health| health.synced && health.origin.starts_with("snapshot of ");
+    second
+        .health("a new agent takes up the snapshot", from_snapshot)
+        .await;
+    for source in [&first, &second] {
+        let now = source.watch.desired.borrow().clone();
+        assert_eq!(own(&now), own(&known), "what was known stays in force");
+    }
+
+    drop(away);
+    let live = |health: &Health| health.error.is_none() && health.origin.starts_with("the Kubernetes API");
+    for source in [&mut first, &mut second] {
+        source.health("the server is back", live).await;
+    }
+    namespace
+        .kubectl(&["scale", "deployment/echo", "--replicas=3"])
+        .unwrap();
+    for source in [&mut first, &mut second] {
+        source.wait(PATIENCE, |desired| endpoints(desired) == 3).await;
+    }
+}
+
 /// The source of one node.
 struct OnNode {
     watch: control::Watch,
-    _directory: Scratch,
 }
 
 impl OnNode {
-    fn new(cluster: &Cluster, node: &str) -> Self {
-        let directory = Scratch::new(node);
+    /// One that keeps its snapshot in this directory.
+    fn new(cluster: &Cluster, node: &str, directory: &Scratch) -> Self {
         let options = kubernetes::Options {
             node: node.to_owned(),
             kubeconfig: Some(cluster.kubeconfig()),
@@ -111,8 +169,13 @@ impl OnNode {
         };
         Self {
             watch: control::watch(&Source::Kubernetes(options)).unwrap(),
-            _directory: directory,
         }
+    }
+
+    async fn health(&mut self, what: &str, until: impl Fn(&Health) -> bool) {
+        let reached = self.watch.health.wait_for(|health| until(health));
+        let reached = tokio::time::timeout(PATIENCE, reached).await;
+        assert!(reached.is_ok(), "{what}: not in time");
     }
 
     async fn wait(&mut self, patience: Duration, mut until: impl FnMut(&Desired) -> bool) -> Arc<Desired> {
@@ -421,6 +484,23 @@ impl Random {
 struct Scratch(std::path::PathBuf);
 
 impl Scratch {
+    /// Waits until a snapshot is here that has all of these.
+    async fn until_kept(&self, texts: Vec<String>) {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let kept = std::fs::read(self.0.join("kubernetes.snapshot")).unwrap_or_default();
+            let has = |text: &String| kept.windows(text.len()).any(|window| window == text.as_bytes());
+            if texts.iter().all(has) {
+                return;
+            }
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "no snapshot has {texts:?}"
+            );
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
     fn new(node: &str) -> Self {
         let path = std::env::temp_dir().join(format!("grpclb-cluster-source-{node}-{}", std::process::id()));
         std::fs::create_dir_all(&path).unwrap();
