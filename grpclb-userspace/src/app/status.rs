@@ -184,6 +184,7 @@ impl Collector {
             age_seconds: health.read_at.elapsed().as_secs(),
             generation: health.generation,
             error: health.error.clone(),
+            bad_values: health.bad_values,
         }
     }
 

@@ -36,7 +36,7 @@ pub enum Error {
 /// Starts logging for the whole process. `filter` is in the form of `RUST_LOG`: `info`, `warn,grpclb=debug`.
 pub fn init(filter: &str, format: Format) -> Result<(), Error> {
     let parsed = EnvFilter::builder()
-        .parse(filter)
+        .parse(with_quiet_client(filter))
         .map_err(|cause| Error::Filter {
             filter: filter.to_owned(),
             cause,
@@ -51,6 +51,15 @@ pub fn init(filter: &str, format: Format) -> Result<(), Error> {
         Format::Json => builder.json().flatten_event(true).finish().try_init()?,
     }
     Ok(())
+}
+
+/// The Kubernetes client logs each failed request as an error of its own; whoever made the request says it better, and once.
+fn with_quiet_client(filter: &str) -> String {
+    if filter.contains("kube_client") {
+        filter.to_owned()
+    } else {
+        format!("{filter},kube_client=off")
+    }
 }
 
 #[cfg(test)]

@@ -94,6 +94,13 @@ pub const METRICS: &[Metric] = &[
         samples: |status, out| out.add(&[], f64::from(u8::from(status.source.error.is_some()))),
     },
     Metric {
+        name: "grpclb_bad_values_total",
+        kind: Kind::Counter,
+        labels: &[],
+        help: "Labels and annotations that were not understood; the defaults stay in force.",
+        samples: |status, out| out.add(&[], status.source.bad_values as f64),
+    },
+    Metric {
         name: "grpclb_kernel_attached",
         kind: Kind::Gauge,
         labels: &[],

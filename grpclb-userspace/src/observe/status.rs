@@ -62,6 +62,9 @@ pub struct Source {
     pub generation: u64,
     /// Why the newest state was not taken up. The last good one is in use meanwhile.
     pub error: Option<String>,
+    /// Labels and annotations that were not understood since the start; the defaults are in force.
+    #[serde(default)]
+    pub bad_values: u64,
 }
 
 /// The kernel side.

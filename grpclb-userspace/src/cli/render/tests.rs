@@ -35,6 +35,7 @@ fn example() -> Status {
             age_seconds: 61,
             generation: 2,
             error: None,
+            bad_values: 0,
         },
         kernel: Kernel {
             cgroup: Some("/sys/fs/cgroup/kubepods".to_owned()),
