@@ -154,6 +154,49 @@ async fn while_the_api_server_is_away_what_is_known_stays_in_force_and_a_new_age
     }
 }
 
+/// The source does not run while this test waits for anything else: what happens then, happens while it is away.
+#[tokio::test]
+async fn what_changed_before_the_server_forgot_it_is_found_by_difference_and_nothing_else_is_touched() {
+    let cluster = Cluster::find().unwrap();
+    let namespace = cluster.namespace("forgot").unwrap();
+    let enabled = "grpclb.io/enabled=true";
+    namespace
+        .kubectl(&["label", "namespace", namespace.name(), enabled])
+        .unwrap();
+    namespace.start_servers("echo", 2).unwrap();
+    namespace.start_client("client", Some("node1")).unwrap();
+    let made = |name: &str| namespace.kubectl(&["create", "service", "clusterip", name, "--tcp=80:80"]);
+    made("old").unwrap();
+    let id = |name: &str, port: u16| format!("{}/{name}:{port}", namespace.name());
+    let (echo, old, new) = (id("echo", 50051), id("old", 80), id("new", 80));
+
+    let directory = Scratch::new("forgot");
+    let mut source = OnNode::new(&cluster, "node1", &directory);
+    let has = |desired: &Desired, id: &str| desired.services.contains_key(id);
+    let endpoints = |desired: &Desired| {
+        desired
+            .services
+            .get(&*echo)
+            .map_or(0, |port| port.endpoints.len())
+    };
+    source
+        .wait(PATIENCE, |desired| has(desired, &old) && endpoints(desired) == 2)
+        .await;
+
+    namespace.kubectl(&["delete", "service", "old"]).unwrap();
+    made("new").unwrap();
+    // A server that starts knows no change from before: whoever asks for those gets 410 Gone.
+    drop(cluster.stop("control", "kube-apiserver").unwrap());
+    let mut fewest = usize::MAX;
+    source
+        .wait(PATIENCE, |desired| {
+            fewest = fewest.min(endpoints(desired));
+            has(desired, &new) && !has(desired, &old)
+        })
+        .await;
+    assert_eq!(fewest, 2, "what did not change stayed in force all the time");
+}
+
 /// The source of one node.
 struct OnNode {
     watch: control::Watch,
