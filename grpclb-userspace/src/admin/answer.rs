@@ -18,7 +18,7 @@ pub(super) const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Port {
     Admin,
-    /// Reachable from the network: the metrics and nothing else.
+    /// Reachable from the network: the metrics, and a kubelet's probes without any reason.
     Metrics,
 }
 
@@ -35,13 +35,13 @@ pub(super) async fn answer(
 ) -> Response<Full<Bytes>> {
     let known = match port {
         Port::Admin => matches!(path, "/status" | "/readyz" | "/livez" | "/metrics"),
-        Port::Metrics => path == "/metrics",
+        Port::Metrics => matches!(path, "/metrics" | "/readyz" | "/livez"),
     };
     if !known {
         let paths = if port == Port::Admin {
             "/status, /readyz, /livez and /metrics"
         } else {
-            "/metrics"
+            "/metrics, /readyz and /livez"
         };
         return response(
             StatusCode::NOT_FOUND,
@@ -75,17 +75,22 @@ pub(super) async fn answer(
             Ok(json) => response(StatusCode::OK, JSON, json),
             Err(error) => response(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
         },
-        "/readyz" => readiness(&status),
+        "/readyz" => readiness(&status, port),
         _ => response(StatusCode::OK, METRICS, metrics::text(&status)),
     }
 }
 
-fn readiness(status: &Status) -> Response<Full<Bytes>> {
+fn readiness(status: &Status, port: Port) -> Response<Full<Bytes>> {
     if status.readiness.ready {
         return response(StatusCode::OK, TEXT, "ready\n".to_owned());
     }
     let mut reasons = String::from("not ready\n");
-    for reason in &status.readiness.reasons {
+    let told = if port == Port::Admin {
+        &status.readiness.reasons[..]
+    } else {
+        &[]
+    };
+    for reason in told {
         reasons.push_str(reason);
         reasons.push('\n');
     }

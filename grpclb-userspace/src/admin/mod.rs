@@ -3,9 +3,11 @@
 //! | path | answer |
 //! | --- | --- |
 //! | `/status` | [`Status`](crate::observe::Status) as JSON |
-//! | `/readyz` | 200 `ready`, or 503 with a reason a line |
-//! | `/livez` | 200 as long as the process answers; the watchdog ends one whose workers stand still |
+//! | `/readyz` | 200 `ready`, or 503 with a reason a line; on both ports, the reasons on loopback only |
+//! | `/livez` | 200 as long as the process answers; the watchdog ends one whose workers stand still; on both ports |
 //! | `/metrics` | Prometheus text, on both ports |
+//!
+//! A kubelet's probes come from outside of the pod, so they cannot reach loopback: they ask the metrics port.
 //!
 //! It runs on a thread and a runtime of its own, so that neither a scrape nor a stuck client costs the data plane
 //! anything. It knows no other room: `app` gives it a [`StatusSource`].

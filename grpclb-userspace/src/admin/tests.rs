@@ -110,9 +110,27 @@ fn the_metrics_port_has_the_metrics_and_nothing_else() {
         assert!(head.contains("content-type: text/plain; version=0.0.4"), "{head}");
         assert!(body.contains("\ngrpclb_ready 1\n"), "{body}");
     }
-    for path in ["/status", "/readyz", "/livez", "/"] {
+    for path in ["/status", "/"] {
         assert_eq!(ask(metrics, "GET", path).0, "HTTP/1.1 404 Not Found", "{path}");
     }
+}
+
+#[test]
+fn a_kubelet_may_probe_the_metrics_port_and_is_told_no_reasons() {
+    let admin = serve(Some(Status {
+        readiness: Readiness {
+            ready: false,
+            reasons: vec!["something about a pod".to_owned()],
+        },
+        ..ready()
+    }));
+    let metrics = admin.metrics_address().unwrap();
+    assert_eq!(ask(metrics, "GET", "/livez").0, "HTTP/1.1 200 OK");
+    let (status, _, body) = ask(metrics, "GET", "/readyz");
+    assert_eq!(
+        (&*status, &*body),
+        ("HTTP/1.1 503 Service Unavailable", "not ready\n")
+    );
 }
 
 #[test]

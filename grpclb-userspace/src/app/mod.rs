@@ -203,6 +203,8 @@ impl<'o> Agent<'o> {
             .hold("draining: new connections are not steered by this instance");
         self.kernel.lock().detach_connect();
         let mut signals_left = 2;
+        // A container that ended would be started again, and take over from its successor: it waits to be told.
+        let stays = self.options.kubernetes && matches!(end, End::Successor(_));
         match end {
             End::Signal => {
                 tracing::info!(limit = ?self.options.drain_timeout(), "told to end: draining");
@@ -210,21 +212,31 @@ impl<'o> Agent<'o> {
             }
             End::Successor(HandOver { successor, done }) => {
                 tracing::info!(%successor, limit = ?self.options.drain_timeout(), "handed over: draining");
-                // The successor wants our ports.
-                self.admin = None;
+                // The successor wants our ports, unless each of us has a pod's own.
+                if !self.options.kubernetes {
+                    self.admin = None;
+                }
                 let _gone: Result<(), ()> = done.send(());
             }
         }
         let mut drained = std::pin::pin!(self.data.drain(self.options.drain_timeout()));
+        let mut is_drained = false;
         loop {
             tokio::select! {
-                ended = &mut drained => {
+                ended = &mut drained, if !is_drained => {
+                    is_drained = true;
                     let left = if ended { "every connection has ended" } else { "the drain limit is reached; resetting the rest" };
                     tracing::info!("{left}");
-                    return Ok(ExitCode::SUCCESS);
+                    if !stays || signals_left < 2 {
+                        return Ok(ExitCode::SUCCESS);
+                    }
+                    self.data.reset_all();
                 }
                 () = self.signals.next() => {
                     signals_left -= 1;
+                    if is_drained {
+                        return Ok(ExitCode::SUCCESS);
+                    }
                     if signals_left == 0 {
                         tracing::warn!("told to end again: resetting what is left");
                         return Ok(ExitCode::SUCCESS);

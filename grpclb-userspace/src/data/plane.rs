@@ -125,6 +125,14 @@ impl DataPlane {
         }
     }
 
+    /// Resets every connection and stops listening, in all pods: the end of a drain that took too long, where the process
+    /// stays.
+    pub fn reset_all(&self) {
+        for worker in 0..self.workers.len() {
+            self.tell(worker, Command::ResetAll);
+        }
+    }
+
     /// Collects a snapshot from every worker, in their order; `None` for one that does not answer within `limit`.
     pub fn status(&self, limit: Duration) -> impl Future<Output = Vec<Option<WorkerStatus>>> + use<> {
         let waiting: Vec<_> = (0..self.workers.len())

@@ -54,6 +54,7 @@ pub(super) enum Command {
     Drain {
         done: oneshot::Sender<()>,
     },
+    ResetAll,
     Status {
         reply: oneshot::Sender<WorkerStatus>,
     },
@@ -244,6 +245,11 @@ impl Pods {
                     }
                     let _ = done.send(());
                 });
+            }
+            Command::ResetAll => {
+                for pod in self.all() {
+                    spawn(async move { pod.reset().await });
+                }
             }
             Command::Status { reply } => {
                 let _ = reply.send(WorkerStatus {
