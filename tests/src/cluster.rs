@@ -167,7 +167,7 @@ impl Namespace {
         run_with(self.command().args(["apply", "-f", "-"]), manifests).map(drop)
     }
 
-    fn command(&self) -> Command {
+    pub(crate) fn command(&self) -> Command {
         let mut command = self.cluster.kubectl_command();
         command.args(["--namespace", &self.name]);
         command

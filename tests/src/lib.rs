@@ -8,6 +8,7 @@
 pub mod agent;
 pub mod cleanup;
 pub mod cluster;
+pub mod install;
 pub mod node;
 pub mod peers;
 pub mod process;

@@ -1,0 +1,149 @@
+//! grpclb as people install it in a cluster: the manifests of `deploy/`, applied and deleted again.
+
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::cluster::{Cluster, Namespace, PATIENCE};
+use crate::peers::Outcome;
+
+/// What `kubectl apply -k` is given.
+const BASE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/kustomize/base");
+
+/// The namespace that the manifests make.
+pub const NAMESPACE: &str = "grpclb-system";
+
+/// An installed grpclb. Dropping this uninstalls it and waits until it is gone.
+#[derive(Debug)]
+pub struct Installed {
+    cluster: Cluster,
+}
+
+impl Installed {
+    /// Applies the manifests; returns when every node has an agent that is ready.
+    pub fn new(cluster: &Cluster) -> Result<Self> {
+        let installed = Self {
+            cluster: cluster.clone(),
+        };
+        cluster.kubectl(&["apply", "-k", BASE])?;
+        installed.wait_until_ready()?;
+        Ok(installed)
+    }
+
+    /// Waits until every node has an agent of the newest kind, ready, and no other.
+    pub fn wait_until_ready(&self) -> Result<()> {
+        let timeout = format!("--timeout={}s", PATIENCE.as_secs());
+        self.kubectl(&["rollout", "status", "daemonset/grpclb", &timeout])
+            .map(drop)
+    }
+
+    pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+        let mut words = vec!["--namespace", NAMESPACE];
+        words.extend(arguments);
+        self.cluster.kubectl(&words)
+    }
+
+    /// Takes it away and waits until nothing of it is left in the API.
+    pub fn uninstall(self) -> Result<()> {
+        let deleted = self.delete();
+        std::mem::forget(self);
+        deleted
+    }
+
+    fn delete(&self) -> Result<()> {
+        let timeout = format!("--timeout={}s", PATIENCE.as_secs());
+        self.cluster
+            .kubectl(&["delete", "-k", BASE, "--ignore-not-found", "--wait", &timeout])
+            .map(drop)
+    }
+}
+
+impl Drop for Installed {
+    fn drop(&mut self) {
+        if let Err(error) = self.delete() {
+            eprintln!("{error:#}");
+        }
+    }
+}
+
+/// A load in a client pod that runs until it is told to end.
+#[derive(Debug)]
+pub struct ClusterLoad(Child);
+
+impl ClusterLoad {
+    /// Calls `target` from `client` over `connections` connections, `concurrency` calls at a time.
+    pub fn start(
+        namespace: &Namespace,
+        client: &str,
+        target: &str,
+        connections: u32,
+        concurrency: u32,
+    ) -> Result<Self> {
+        let mut command = namespace.command();
+        let (connections, concurrency) = (connections.to_string(), concurrency.to_string());
+        command.args([
+            "exec",
+            "-i",
+            client,
+            "--",
+            "/peer",
+            "load",
+            "--target",
+            target,
+            "--delay-ms",
+            "2",
+        ]);
+        command.args(["--connections", &connections, "--concurrency", &concurrency]);
+        let child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn();
+        Ok(Self(child.context("cannot run kubectl exec")?))
+    }
+
+    /// Ends the load and returns what became of its calls.
+    pub fn finish(mut self) -> Result<Outcome> {
+        drop(self.0.stdin.take());
+        let output = self.0.wait_with_output()?;
+        let printed = String::from_utf8_lossy(&output.stdout);
+        let result = printed.lines().last().unwrap_or_default();
+        let said = String::from_utf8_lossy(&output.stderr);
+        serde_json::from_str(result).with_context(|| format!("the load printed {printed}{said}"))
+    }
+}
+
+/// Calls over one connection, a new one for each try, until the calls reach `backends` backends.
+pub fn calls_reach(
+    namespace: &Namespace,
+    client: &str,
+    target: &str,
+    backends: usize,
+    within: Duration,
+) -> Result<Duration> {
+    let begun = Instant::now();
+    loop {
+        let outcome = namespace.call(client, target, 60, 1)?;
+        if outcome.failed() > 0 {
+            bail!("{outcome:?}");
+        }
+        if outcome.per_backend.len() == backends {
+            return Ok(begun.elapsed());
+        }
+        if begun.elapsed() > within {
+            bail!(
+                "the calls of one connection reach {} backends, not {backends}: {outcome:?}",
+                outcome.per_backend.len()
+            );
+        }
+    }
+}
+
+/// Whether a folder of a node is there and has something in it.
+pub fn holds_something(cluster: &Cluster, node: &str, folder: &Path) -> Result<bool> {
+    let folder = folder.display().to_string();
+    let script = format!("test -d {folder} && ls -A {folder} || true");
+    Ok(!cluster.exec_on(node, &["sh", "-c", &script])?.trim().is_empty())
+}
