@@ -2,15 +2,16 @@
 //! may be picked on each node are those that kube-proxy has put into its rules there.
 #![allow(clippy::unwrap_used)]
 
+mod source_support;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use grpclb_tests::cluster::{Cluster, Namespace, PATIENCE};
-use grpclb_userspace::control::{self, Health, Source, kubernetes};
 use grpclb_userspace::model::Desired;
 use serde_json::{Value, json};
+use source_support::{OnNode, Scratch};
 
 /// Each makes another set of Services. One that finds a difference stays here.
 const SEEDS: [u64; 4] = [1, 2, 3, 20_261_121];
@@ -52,7 +53,7 @@ async fn the_endpoints_that_may_be_picked_are_those_of_kube_proxy() {
         make_last(&namespace, &last);
         let services = cluster_addresses(&namespace);
         for (node, source, _) in &mut sources {
-            let ours = source.backends_with(&services, &last).await;
+            let ours = backends_with(source, &services, &last).await;
             let theirs = rules_with(&cluster, node, &services, &last).await;
             for (address, name) in &services {
                 let (ours, theirs) = (ours.get(address), theirs.get(address));
@@ -72,176 +73,17 @@ async fn the_endpoints_that_may_be_picked_are_those_of_kube_proxy() {
     );
 }
 
-#[tokio::test]
-async fn a_label_is_taken_up_within_a_second_and_so_is_its_end() {
-    let cluster = Cluster::find().unwrap();
-    let namespace = cluster.namespace("label").unwrap();
-    namespace.start_client("client", Some("node1")).unwrap();
-    let directory = Scratch::new("label");
-    let mut source = OnNode::new(&cluster, "node1", &directory);
-    let name = format!("{}/client", namespace.name());
-    let has = |wanted: bool| {
-        let name = name.clone();
-        move |desired: &Desired| desired.pods.values().any(|pod| *pod.name == *name) == wanted
-    };
-    source
-        .wait(PATIENCE, |desired| {
-            desired.left_alone.pods.values().any(|pod| *pod.name == *name)
-        })
-        .await;
-    for (label, wanted) in [("grpclb.io/enabled=true", true), ("grpclb.io/enabled-", false)] {
-        namespace
-            .kubectl(&["label", "namespace", namespace.name(), label])
-            .unwrap();
-        source.wait(Duration::from_secs(1), has(wanted)).await;
-    }
-}
-
-#[tokio::test]
-async fn while_the_api_server_is_away_what_is_known_stays_in_force_and_a_new_agent_takes_up_the_snapshot() {
-    let cluster = Cluster::find().unwrap();
-    let namespace = cluster.namespace("away").unwrap();
-    let enabled = "grpclb.io/enabled=true";
-    namespace
-        .kubectl(&["label", "namespace", namespace.name(), enabled])
-        .unwrap();
-    namespace.start_servers("echo", 2).unwrap();
-    namespace.start_client("client", Some("node1")).unwrap();
-    let directory = Scratch::new("away");
-    let mut first = OnNode::new(&cluster, "node1", &directory);
-    let (service, client) = (
-        format!("{}/echo:50051", namespace.name()),
-        format!("{}/client", namespace.name()),
-    );
-    // What is known of this test's own: other tests' pods come and go.
-    let own = |desired: &Desired| {
-        let port = desired.services.get(&*service).cloned();
-        let pod = desired.pods.values().find(|pod| *pod.name == *client).cloned();
-        Some((port?, pod?)).filter(|(_, pod)| !pod.addresses.is_empty())
-    };
-    let endpoints = |desired: &Desired| own(desired).map_or(0, |(port, _)| port.endpoints.len());
-    let known = first.wait(PATIENCE, |desired| endpoints(desired) == 2).await;
-    let (port, pod) = own(&known).unwrap();
-    let written = port.endpoints.iter().map(|endpoint| endpoint.address.to_string());
-    directory
-        .until_kept(written.chain([pod.addresses[0].to_string()]).collect())
-        .await;
-
-    let away = cluster.stop("control", "kube-apiserver").unwrap();
-    first
-        .health("the server is away", |health| health.error.is_some())
-        .await;
-    let mut second = OnNode::new(&cluster, "node1", &directory);
-    let from_snapshot = |health: &Health| health.synced && health.origin.starts_with("snapshot of ");
-    second
-        .health("a new agent takes up the snapshot", from_snapshot)
-        .await;
-    for source in [&first, &second] {
-        let now = source.watch.desired.borrow().clone();
-        assert_eq!(own(&now), own(&known), "what was known stays in force");
-    }
-
-    drop(away);
-    let live = |health: &Health| health.error.is_none() && health.origin.starts_with("the Kubernetes API");
-    for source in [&mut first, &mut second] {
-        source.health("the server is back", live).await;
-    }
-    namespace
-        .kubectl(&["scale", "deployment/echo", "--replicas=3"])
-        .unwrap();
-    for source in [&mut first, &mut second] {
-        source.wait(PATIENCE, |desired| endpoints(desired) == 3).await;
-    }
-}
-
-/// The source does not run while this test waits for anything else: what happens then, happens while it is away.
-#[tokio::test]
-async fn what_changed_before_the_server_forgot_it_is_found_by_difference_and_nothing_else_is_touched() {
-    let cluster = Cluster::find().unwrap();
-    let namespace = cluster.namespace("forgot").unwrap();
-    let enabled = "grpclb.io/enabled=true";
-    namespace
-        .kubectl(&["label", "namespace", namespace.name(), enabled])
-        .unwrap();
-    namespace.start_servers("echo", 2).unwrap();
-    namespace.start_client("client", Some("node1")).unwrap();
-    let made = |name: &str| namespace.kubectl(&["create", "service", "clusterip", name, "--tcp=80:80"]);
-    made("old").unwrap();
-    let id = |name: &str, port: u16| format!("{}/{name}:{port}", namespace.name());
-    let (echo, old, new) = (id("echo", 50051), id("old", 80), id("new", 80));
-
-    let directory = Scratch::new("forgot");
-    let mut source = OnNode::new(&cluster, "node1", &directory);
-    let has = |desired: &Desired, id: &str| desired.services.contains_key(id);
-    let endpoints = |desired: &Desired| {
-        desired
-            .services
-            .get(&*echo)
-            .map_or(0, |port| port.endpoints.len())
-    };
-    source
-        .wait(PATIENCE, |desired| has(desired, &old) && endpoints(desired) == 2)
-        .await;
-
-    namespace.kubectl(&["delete", "service", "old"]).unwrap();
-    made("new").unwrap();
-    // A server that starts knows no change from before: whoever asks for those gets 410 Gone.
-    drop(cluster.stop("control", "kube-apiserver").unwrap());
-    let mut fewest = usize::MAX;
-    source
-        .wait(PATIENCE, |desired| {
-            fewest = fewest.min(endpoints(desired));
-            has(desired, &new) && !has(desired, &old)
-        })
-        .await;
-    assert_eq!(fewest, 2, "what did not change stayed in force all the time");
-}
-
-/// The source of one node.
-struct OnNode {
-    watch: control::Watch,
-}
-
-impl OnNode {
-    /// One that keeps its snapshot in this directory.
-    fn new(cluster: &Cluster, node: &str, directory: &Scratch) -> Self {
-        let options = kubernetes::Options {
-            node: node.to_owned(),
-            kubeconfig: Some(cluster.kubeconfig()),
-            run_dir: directory.0.clone(),
-        };
-        Self {
-            watch: control::watch(&Source::Kubernetes(options)).unwrap(),
-        }
-    }
-
-    async fn health(&mut self, what: &str, until: impl Fn(&Health) -> bool) {
-        let reached = self.watch.health.wait_for(|health| until(health));
-        let reached = tokio::time::timeout(PATIENCE, reached).await;
-        assert!(reached.is_ok(), "{what}: not in time");
-    }
-
-    async fn wait(&mut self, patience: Duration, mut until: impl FnMut(&Desired) -> bool) -> Arc<Desired> {
-        let reached = self.watch.desired.wait_for(|desired| until(desired));
-        tokio::time::timeout(patience, reached)
-            .await
-            .expect("in time")
-            .unwrap()
-            .clone()
-    }
-
-    /// Who may answer at each of these addresses, once `last` may.
-    async fn backends_with(
-        &mut self,
-        services: &BTreeMap<SocketAddr, String>,
-        last: &[SocketAddr],
-    ) -> Backends {
-        let has_last = |desired: &Desired| has(&backends(desired), last);
-        let desired = self.wait(PATIENCE, has_last).await;
-        let mut found = backends(&desired);
-        found.retain(|address, backends| services.contains_key(address) && !backends.is_empty());
-        found
-    }
+/// Who may answer at each of these addresses, once `last` may.
+async fn backends_with(
+    source: &mut OnNode,
+    services: &BTreeMap<SocketAddr, String>,
+    last: &[SocketAddr],
+) -> Backends {
+    let has_last = |desired: &Desired| has(&backends(desired), last);
+    let desired = source.wait(PATIENCE, has_last).await;
+    let mut found = backends(&desired);
+    found.retain(|address, backends| services.contains_key(address) && !backends.is_empty());
+    found
 }
 
 /// Whether all of these are somebody's backends.
@@ -520,39 +362,5 @@ impl Random {
 
     fn one_in(&mut self, number: usize) -> bool {
         self.below(number) == 0
-    }
-}
-
-/// A directory that goes with the test.
-struct Scratch(std::path::PathBuf);
-
-impl Scratch {
-    /// Waits until a snapshot is here that has all of these.
-    async fn until_kept(&self, texts: Vec<String>) {
-        let deadline = tokio::time::Instant::now() + PATIENCE;
-        loop {
-            let kept = std::fs::read(self.0.join("kubernetes.snapshot")).unwrap_or_default();
-            let has = |text: &String| kept.windows(text.len()).any(|window| window == text.as_bytes());
-            if texts.iter().all(has) {
-                return;
-            }
-            assert!(
-                tokio::time::Instant::now() < deadline,
-                "no snapshot has {texts:?}"
-            );
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
-    }
-
-    fn new(node: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("grpclb-cluster-source-{node}-{}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
     }
 }

@@ -3,39 +3,30 @@
 //! A change costs what it touches: a slice that changes has its one Service decided anew, a pod's label the pods of this
 //! node. What is decided is compared with what was, so that nothing is told twice.
 
+mod judge;
+mod news;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::annotations::{self, BadValue};
-use super::endpoints::{Family, Place, Slice};
+use super::endpoints::{Place, Slice};
 use super::names::Names;
 use super::pods::{Namespace, Pod};
-use super::reflector::{Kind, Told};
+use super::reflector::Told;
 use super::routes::Routes;
 use super::services::{Around, Outcome, Service};
 use super::table::{Put, Table};
 use super::wire;
 use super::wire::Resource;
-use crate::control::JudgedEndpoint;
 use crate::model::{Desired, PodLeftAlone, ServiceId};
+pub(super) use news::News;
 
 /// Which Service a slice belongs to.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const ZONE: &str = "topology.kubernetes.io/zone";
 /// Bad values that are remembered as told. More than that, and some are told again.
 const MAX_TOLD: usize = 10_000;
-
-/// One thing that the API server told.
-#[derive(Debug)]
-pub(super) enum News {
-    Namespace(Told<wire::PartialObjectMetadata>),
-    Node(Told<wire::PartialObjectMetadata>),
-    Pod(Told<wire::Pod>),
-    Service(Told<wire::Service>),
-    Slice(Told<wire::EndpointSlice>),
-    GrpcRoute(Told<wire::json::Route>),
-    HttpRoute(Told<wire::json::Route>),
-}
 
 /// A bad value, and on which object it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -457,37 +448,6 @@ impl State {
         changed
     }
 
-    /// Every endpoint of a Service port, as its id names it, with what becomes of it.
-    pub(super) fn judge(&self, id: &str) -> Vec<JudgedEndpoint> {
-        let Some((key, port)) = id.rsplit_once(':') else {
-            return Vec::new();
-        };
-        let (port, v6) = match port.strip_suffix("/ipv6") {
-            Some(port) => (port, true),
-            None => (port, false),
-        };
-        let (Some(service), Ok(port)) = (self.services.get(key), port.parse()) else {
-            return Vec::new();
-        };
-        let family = if v6 || !service.has(Family::V4) {
-            Family::V6
-        } else {
-            Family::V4
-        };
-        let slices = self.slices_of.get(key).into_iter().flatten();
-        service
-            .judge(port, family, slices.map(|(_, slice)| &**slice), self.place())
-            .into_iter()
-            .map(|(address, endpoint, verdict)| JudgedEndpoint {
-                id: Arc::clone(&endpoint.id),
-                address,
-                node: endpoint.node.clone(),
-                gets_calls: verdict.gets_calls(),
-                verdict: verdict.to_string(),
-            })
-            .collect()
-    }
-
     fn place(&self) -> Place<'_> {
         Place {
             node: &self.node,
@@ -518,27 +478,6 @@ impl State {
 /// What an object is called: `namespace/name`.
 fn key(metadata: &wire::ObjectMeta) -> String {
     format!("{}/{}", metadata.namespace, metadata.name)
-}
-
-impl News {
-    /// Which collection it is of, and whether it was heard of at all: an error, or that all is well.
-    pub(super) fn heard(&self) -> (Kind, Result<(), &str>) {
-        fn of<R>(kind: Kind, told: &Told<R>) -> (Kind, Result<(), &str>) {
-            match told {
-                Told::Failed(error) => (kind, Err(error)),
-                _ => (kind, Ok(())),
-            }
-        }
-        match self {
-            Self::Namespace(told) => of(Kind::Namespaces, told),
-            Self::Node(told) => of(Kind::Nodes, told),
-            Self::Pod(told) => of(Kind::Pods, told),
-            Self::Service(told) => of(Kind::Services, told),
-            Self::Slice(told) => of(Kind::EndpointSlices, told),
-            Self::GrpcRoute(told) => of(Kind::GrpcRoutes, told),
-            Self::HttpRoute(told) => of(Kind::HttpRoutes, told),
-        }
-    }
 }
 
 #[cfg(test)]
