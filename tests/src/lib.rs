@@ -6,6 +6,7 @@
 //! The harness checks nothing itself: what must hold is said in `tests/` and in the demo.
 
 pub mod agent;
+pub mod agents;
 pub mod cleanup;
 pub mod cluster;
 pub mod install;
