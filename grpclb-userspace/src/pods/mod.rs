@@ -101,7 +101,13 @@ pub async fn run<S: Steering>(
         let wanted = desired.borrow_and_update().clone();
         pods.look_for(&wanted.pods);
         let wake = pods.reconcile(&wanted.pods);
-        status.send_replace(pods.status());
+        // A sandbox that is being made is looked at every 2 ms: who follows the status need not wake up for that.
+        status.send_if_modified(|told| {
+            let now = pods.status();
+            let changed = *told != now;
+            *told = now;
+            changed
+        });
         let wake = async {
             match wake {
                 Some(at) => tokio::time::sleep_until(at.into()).await,

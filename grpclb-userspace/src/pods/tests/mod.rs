@@ -236,7 +236,8 @@ impl Drop for Named {
 
 #[allow(clippy::disallowed_methods)] // inside `Netns::run`: just the namespace that is meant
 fn connect(address: SocketAddr) -> io::Result<TcpStream> {
-    TcpStream::connect_timeout(&address, Duration::from_secs(1))
+    // Longer than the second after which a first SYN is repeated: a veth pair is young.
+    TcpStream::connect_timeout(&address, Duration::from_secs(5))
 }
 
 #[tokio::test]
