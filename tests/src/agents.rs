@@ -23,6 +23,8 @@ pub struct Status {
 pub struct Pod {
     /// `namespace/name`.
     pub name: String,
+    /// Its network namespace's; none while that is not found.
+    pub cookie: Option<u64>,
     pub connections: u64,
     pub bypassing: u64,
     pub adopted: u64,

@@ -190,6 +190,46 @@ fn jobs_that_come_and_go_leave_nothing_in_the_agents_and_nothing_on_the_nodes() 
     }
 }
 
+/// The pod keeps its UID and its name; its namespace and its address are others.
+#[test]
+fn a_sandbox_that_is_made_anew_is_steered_again() {
+    let cluster = Cluster::find().unwrap();
+    let agents = Agents::start(&cluster).unwrap();
+    let namespace = cluster.namespace("anew").unwrap();
+    label(
+        &namespace,
+        &["namespace", namespace.name()],
+        "grpclb.io/enabled=true",
+    );
+    namespace.start_servers("echo", 3).unwrap();
+    namespace.start_client("client", Some("node1")).unwrap();
+    until_spread(&namespace, "client", 3);
+    let name = format!("{}/client", namespace.name());
+    let before = agents.pod(&name).unwrap().unwrap();
+
+    let pod = namespace.get(&["pod", "client"]).unwrap();
+    let uid = pod["metadata"]["uid"].as_str().unwrap();
+    let kill_pause = format!(
+        "for process in /proc/[0-9]*; do
+           grep -qs {uid} $process/cgroup && grep -qs pause $process/comm && kill -9 ${{process#/proc/}}
+         done; true"
+    );
+    cluster.exec_on("node1", &["sh", "-c", &kill_pause]).unwrap();
+    let is_another = |cookie: Option<u64>| cookie.is_some() && cookie != before.cookie;
+    agents
+        .wait_for_pod(&name, |pod| {
+            pod.is_some_and(|pod| is_another(pod.cookie) && pod.ready_after_ms.is_some())
+        })
+        .unwrap();
+    let restarted = || {
+        let pod = namespace.get(&["pod", "client"]).unwrap();
+        let container = &pod["status"]["containerStatuses"][0];
+        container["restartCount"] == 1 && container["ready"] == true
+    };
+    wait_until("the client runs again", restarted);
+    assert_eq!(spread(&namespace, "client"), 3);
+}
+
 #[test]
 fn connections_made_before_the_label_are_shown_and_come_over_when_adopted() {
     let cluster = Cluster::find().unwrap();
