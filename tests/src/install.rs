@@ -5,6 +5,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 
 use crate::cluster::{Cluster, Namespace, PATIENCE};
 use crate::peers::Outcome;
@@ -43,6 +44,27 @@ impl Installed {
         let mut words = vec!["--namespace", NAMESPACE];
         words.extend(arguments);
         self.cluster.kubectl(&words)
+    }
+
+    /// What the agent of its node says of a pod (`namespace/name`); nothing if no agent knows it.
+    pub fn pod(&self, name: &str) -> Result<Option<Value>> {
+        let agents = self.kubectl(&[
+            "get",
+            "pods",
+            "--output",
+            "name",
+            "--field-selector",
+            "status.phase=Running",
+        ])?;
+        for agent in agents.lines() {
+            let printed = self.kubectl(&["exec", agent, "--", "/grpclb", "status", "--json"])?;
+            let status: Value = serde_json::from_str(&printed).context("grpclb status")?;
+            let mut pods = status["pods"].as_array().into_iter().flatten();
+            if let Some(pod) = pods.find(|pod| pod["name"] == name) {
+                return Ok(Some(pod.clone()));
+            }
+        }
+        Ok(None)
     }
 
     /// Takes it away and waits until nothing of it is left in the API.

@@ -72,16 +72,14 @@ fn values_that_the_agent_would_not_understand_are_refused_when_they_are_written(
     let annotate = |value: &str| namespace.kubectl(&["annotate", "--overwrite", "service", "echo", value]);
     // A policy takes a moment to be in force.
     let mut refused = String::new();
-    let in_force = grpclb_tests::process::wait_until(SOON, || match cluster.kubectl(&label) {
-        Err(error) => {
-            refused = format!("{error:#}");
-            true
-        }
-        Ok(_) => {
+    let in_force = grpclb_tests::process::wait_until(SOON, || {
+        let Err(error) = cluster.kubectl(&label) else {
             let undo = ["label", "namespace", namespace.name(), "grpclb.io/enabled-"];
             cluster.kubectl(&undo).unwrap();
-            false
-        }
+            return false;
+        };
+        refused = format!("{error:#}");
+        true
     });
     assert!(
         in_force && refused.contains("expected true or false, not yes"),

@@ -1,7 +1,7 @@
 //! `cargo xtask demo`: sets up, builds the agent and the demo, and runs the latter (a binary of the tests crate).
 
 use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 
 use anyhow::{Result, bail};
 use clap::Args;
@@ -14,6 +14,9 @@ pub(crate) struct Options {
     /// Only report what is missing on this machine, install nothing
     #[arg(long)]
     no_install: bool,
+    /// In a real Kubernetes cluster, made for it (see `cargo xtask cluster`)
+    #[arg(long, conflicts_with = "keep")]
+    cluster: bool,
     /// What the demo itself takes: --json, --calls N, --keep
     #[command(flatten)]
     shown: Shown,
@@ -33,6 +36,9 @@ struct Shown {
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
+    if options.cluster {
+        return in_a_cluster(options);
+    }
     setup::ensure(
         &[Need::Root, Need::Namespaces, Need::KernelToolchain],
         options.no_install,
@@ -64,4 +70,62 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     // The demo takes our place, so that Ctrl-C and the exit code are its own.
     bail!("cannot run the demo: {}", demo.exec());
+}
+
+/// Makes a cluster with both images, plays the demo in it and takes the cluster away again.
+fn in_a_cluster(options: &Options) -> Result<()> {
+    const NAME: &str = "demo";
+    setup::ensure(
+        &[
+            Need::Root,
+            Need::Namespaces,
+            Need::KernelToolchain,
+            Need::Go,
+            Need::Cluster,
+        ],
+        options.no_install,
+    )?;
+    let xtask = |label: &str, words: &[&str]| {
+        let mut command = Command::new(std::env::current_exe()?);
+        progress::run(label, command.args(words))
+    };
+    let image = |name: &str| {
+        workspace::target()
+            .join(format!("images/{name}.tar"))
+            .display()
+            .to_string()
+    };
+    xtask("the tests' image", &["image", "--test"])?;
+    xtask("the agent's image", &["image"])?;
+    let mut build = workspace::cargo();
+    build.args(["build", "-p", "grpclb-tests", "--bin", "grpclb-demo"]);
+    progress::run("the demo", &mut build)?;
+    xtask(
+        "a cluster of two nodes",
+        &["cluster", "--name", NAME, "up", "--nodes", "2"],
+    )?;
+    let play = || -> Result<ExitStatus> {
+        let agent = image(concat!("grpclb-", env!("CARGO_PKG_VERSION")));
+        for archive in [&image("test"), &agent] {
+            xtask(
+                "an image, loaded into both nodes",
+                &["cluster", "--name", NAME, "load", archive],
+            )?;
+        }
+        let mut demo = Command::new(workspace::target().join("debug/grpclb-demo"));
+        demo.env("GRPCLB_CLUSTER", NAME)
+            .arg("--cluster")
+            .args(["--calls", &options.shown.calls.to_string()]);
+        if options.shown.json {
+            demo.arg("--json");
+        }
+        Ok(demo.status()?)
+    };
+    let outcome = play();
+    xtask("the cluster's end", &["cluster", "--name", NAME, "down"])?;
+    let status = outcome?;
+    if !status.success() {
+        std::process::exit(status.code().unwrap_or(1));
+    }
+    Ok(())
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use grpclb_tests::agent::{Agent, Configuration};
 use grpclb_tests::node::{Node, Pod};
-use grpclb_tests::peers::{Language, Load, LoadPlan, Server};
+use grpclb_tests::peers::{Language, Load, LoadPlan, Outcome, Server};
 use grpclb_tests::process::wait_until;
 use grpclb_tests::service::ECHO;
 use serde::Serialize;
@@ -42,16 +42,44 @@ pub(crate) struct Act {
 
 /// Where the calls of one connection must have gone.
 #[derive(Clone, Copy, Debug)]
-enum Expected {
+pub(crate) enum Expected {
     OneBackend,
     /// Every backend within a tenth of its fair share.
     AllBackends,
+    /// So many backends or more, in whatever shares; so many calls may have failed.
+    AtLeast {
+        backends: usize,
+        errors: u64,
+    },
 }
 
 impl Act {
+    /// What a load showed; `backends` are those that there are, also without a call.
+    pub(crate) fn new(
+        name: &'static str,
+        outcome: &Outcome,
+        backends: &[String],
+        expected: Expected,
+    ) -> Self {
+        let mut per_backend: BTreeMap<String, u64> = backends.iter().map(|name| (name.clone(), 0)).collect();
+        per_backend.extend(outcome.per_backend.clone());
+        Self {
+            name,
+            calls: outcome.calls,
+            errors: outcome.failed(),
+            per_backend,
+            expected,
+            error: outcome.messages.first().cloned(),
+        }
+    }
+
     /// What it should have shown and did not.
     pub(crate) fn missed(&self) -> Option<String> {
-        if self.errors > 0 {
+        let allowed = match self.expected {
+            Expected::AtLeast { errors, .. } => errors,
+            Expected::OneBackend | Expected::AllBackends => 0,
+        };
+        if self.errors > allowed {
             let error = self.error.as_deref().unwrap_or("no message");
             return Some(format!("{}: {} calls failed ({error})", self.name, self.errors));
         }
@@ -69,6 +97,9 @@ impl Act {
                 "{}: not spread evenly: {:?}",
                 self.name, self.per_backend
             )),
+            Expected::AtLeast { backends, .. } if used < backends => {
+                Some(format!("{}: {used} backends reached, not {backends}", self.name))
+            }
             _ => None,
         }
     }
@@ -167,20 +198,8 @@ impl Stage {
             ..LoadPlan::default()
         };
         let outcome = Load::start(&self.node, &self.client, Language::Rust, ECHO.ipv4(), &plan)?.finish()?;
-        let mut per_backend: BTreeMap<String, u64> = self
-            .servers
-            .iter()
-            .map(|server| (server.name.clone(), 0))
-            .collect();
-        per_backend.extend(outcome.per_backend.clone());
-        Ok(Act {
-            name,
-            calls: outcome.calls,
-            errors: outcome.failed(),
-            per_backend,
-            expected,
-            error: outcome.messages.first().cloned(),
-        })
+        let backends: Vec<String> = self.servers.iter().map(|server| server.name.clone()).collect();
+        Ok(Act::new(name, &outcome, &backends, expected))
     }
 
     /// Says how to look around, with the agent running and the pod enabled, until Ctrl-C removes everything.
