@@ -1,5 +1,7 @@
 //! Asks [`crate::leftovers`] for the connections that bypass grpclb, and has them reset where the operator wishes.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,6 +36,7 @@ pub(super) async fn adopt(
 ) {
     let mut interval = tokio::time::interval(INTERVAL);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut wishes = Wishes::default();
     loop {
         tokio::select! {
             changed = pods.changed() => if changed.is_err() { return },
@@ -42,10 +45,10 @@ pub(super) async fn adopt(
                 leftovers.count(pods, services).await;
             }
         }
-        let asked: Vec<_> = pods
-            .borrow_and_update()
-            .iter()
-            .filter(|pod| pod.state == PodState::Steered)
+        let status = pods.borrow_and_update().clone();
+        let asked: Vec<_> = wishes
+            .news(&status)
+            .into_iter()
             .filter_map(|pod| Some((pod_of(pod)?, pod.adopt.clone()?)))
             .collect();
         for (pod, wish) in asked {
@@ -59,5 +62,87 @@ pub(super) async fn adopt(
                 });
             }
         }
+    }
+}
+
+/// Which wish each pod had, so that only a new one counts. One that a pod brings along when it is first seen is old: it was for
+/// the connections of another day, and an agent that is restarted or upgraded must reset nothing by itself.
+#[derive(Debug, Default)]
+struct Wishes(BTreeMap<Arc<str>, Option<Arc<str>>>);
+
+impl Wishes {
+    /// The pods whose wish is new. That of a pod which is not steered yet waits.
+    fn news<'p>(&mut self, pods: &'p [PodStatus]) -> Vec<&'p PodStatus> {
+        self.0
+            .retain(|incarnation, _| pods.iter().any(|pod| pod.incarnation == *incarnation));
+        let mut news = Vec::new();
+        for pod in pods {
+            let wish = pod.adopt.as_ref().map(|adopt| Arc::clone(&adopt.request));
+            match self.0.entry(Arc::clone(&pod.incarnation)) {
+                Entry::Vacant(first) => _ = first.insert(wish),
+                Entry::Occupied(mut before) => {
+                    if *before.get() != wish && (pod.state == PodState::Steered || wish.is_none()) {
+                        before.insert(wish);
+                        news.push(pod);
+                    }
+                }
+            }
+        }
+        news
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Adopt;
+
+    fn pod(state: PodState, wish: Option<&str>) -> [PodStatus; 1] {
+        let adopt = wish.map(|request| Adopt {
+            request: request.into(),
+            rate: 10,
+        });
+        [PodStatus {
+            id: "a".into(),
+            incarnation: "a".into(),
+            name: "shop/a".into(),
+            state,
+            reason: None,
+            namespace: String::new(),
+            cookie: None,
+            port: None,
+            ipv6: false,
+            worker: None,
+            addresses: Vec::new(),
+            failures: 0,
+            ready_after: None,
+            netns: None,
+            adopt,
+        }]
+    }
+
+    #[test]
+    fn a_wish_counts_once_and_only_if_it_is_made_while_the_pod_is_known() {
+        let mut wishes = Wishes::default();
+        let mut told = |state, wish| {
+            let pods = pod(state, wish);
+            wishes
+                .news(&pods)
+                .iter()
+                .filter(|pod| pod.adopt.is_some())
+                .count()
+        };
+        assert_eq!(told(PodState::Waiting, Some("of yesterday")), 0);
+        assert_eq!(told(PodState::Steered, Some("of yesterday")), 0);
+        assert_eq!(told(PodState::Steered, Some("new")), 1);
+        assert_eq!(told(PodState::Steered, Some("new")), 0, "once");
+        assert_eq!(told(PodState::Probing, Some("newer")), 0, "not steered: it waits");
+        assert_eq!(told(PodState::Steered, Some("newer")), 1);
+        assert_eq!(told(PodState::Steered, None), 0);
+        assert_eq!(
+            told(PodState::Steered, Some("new")),
+            1,
+            "taken away and asked again"
+        );
     }
 }
