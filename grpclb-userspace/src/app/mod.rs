@@ -271,6 +271,8 @@ impl<'o> Agent<'o> {
                 () = synced(first_state.as_mut()), if first_state.is_some() => {
                     first_state = None;
                     self.take_up();
+                    let (services, pods) = (self.services.served().len(), self.pods_wanted.borrow().pods.len());
+                    tracing::info!(services, pods, "the first state is taken up");
                     self.first_pods().await;
                 }
                 _ = retry.tick(), if first_state.is_none() => {
@@ -352,7 +354,8 @@ impl<'o> Agent<'o> {
         }
         self.tell_all(&changes);
         if !changes.is_empty() {
-            tracing::info!(
+            // In a busy cluster several times a second.
+            tracing::debug!(
                 services = desired.services.len(),
                 changes = changes.len(),
                 "Services taken up"
