@@ -10,7 +10,8 @@
 //! - [`options`]: the command line; [`services`]: what is told of Services, and in which order; [`opaque`]: which are left alone;
 //! - [`steering`]: tells it; [`status`]: collects what the admin answers; [`readiness`]: who stands in the way;
 //! - [`bypassing`]: connections that are not steered, shown and adopted;
-//! - [`instances`]: other agents of this node, handing over; [`watchdog`]: ends the process when a worker stands still.
+//! - [`instances`]: other agents of this node, handing over; [`signals`]: told to end;
+//! - [`watchdog`]: ends the process when a worker stands still.
 
 mod bypassing;
 mod instances;
@@ -19,6 +20,7 @@ mod options;
 mod process;
 mod readiness;
 mod services;
+mod signals;
 mod status;
 mod steering;
 mod watchdog;
@@ -29,7 +31,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use grpclb_abi::{MARK, Slot};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 pub use instances::sweep;
@@ -46,6 +47,7 @@ use crate::pods::{self, PodStatus};
 use instances::{HandOver, Instance};
 use readiness::Readiness;
 use services::Services;
+use signals::Signals;
 use status::Collector;
 use steering::{PodSteering, SharedKernel, tell};
 use watchdog::Beats;
@@ -476,28 +478,5 @@ async fn keep_pods(
         tracing::error!(error = format!("{error:#}"), "pods are not followed any more");
         let _not_ready = readiness.hold(format!("pods are not followed any more: {error:#}"));
         std::future::pending::<()>().await;
-    }
-}
-
-/// SIGTERM and SIGINT, which mean the same.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> anyhow::Result<Self> {
-        let listen = |kind| signal(kind).context("cannot listen for signals");
-        Ok(Self {
-            terminate: listen(SignalKind::terminate())?,
-            interrupt: listen(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
     }
 }
