@@ -118,8 +118,13 @@ async fn one_call(client: &mut Client, plan: &Plan, number: u64) -> Result<Tally
         ..Call::default()
     };
     let mut request = Request::new(call);
-    request.set_timeout(Duration::from_millis(plan.deadline_ms));
-    let reply = client.unary(request).await?.into_inner();
+    let deadline = Duration::from_millis(plan.deadline_ms);
+    request.set_timeout(deadline);
+    // tonic's own deadline covers a call only up to the head of its response; what comes after may take for ever.
+    let reply = tokio::time::timeout(deadline, client.unary(request))
+        .await
+        .map_err(|_| Status::deadline_exceeded("the whole call took too long"))??
+        .into_inner();
     if reply.payload != payload {
         return Err(Status::data_loss(format!("{id}: other bytes came back")));
     }
