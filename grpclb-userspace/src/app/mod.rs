@@ -9,11 +9,12 @@
 //!
 //! - [`options`]: the command line; [`services`]: what is told of Services, and in which order; [`opaque`]: which are left alone;
 //! - [`steering`]: tells it; [`status`]: collects what the admin answers; [`readiness`]: who stands in the way;
-//! - [`bypassing`]: connections that are not steered, shown and adopted;
+//! - [`bypassing`]: connections that are not steered, shown and adopted; [`delays`]: how long changes take;
 //! - [`instances`]: other agents of this node, handing over; [`signals`]: told to end;
 //! - [`watchdog`]: ends the process when a worker stands still.
 
 mod bypassing;
+mod delays;
 mod instances;
 mod opaque;
 mod options;
@@ -44,6 +45,7 @@ use crate::leftovers::Leftovers;
 use crate::model::Desired;
 use crate::observe::{logging, status::Phase};
 use crate::pods::{self, PodStatus};
+use delays::Delays;
 use instances::{HandOver, Instance};
 use readiness::Readiness;
 use services::Services;
@@ -171,6 +173,7 @@ impl<'o> Agent<'o> {
             pods: pods_status.clone(),
             leftovers: Arc::clone(&leftovers),
             services: watch::channel(Arc::default()).0,
+            delays: Delays::default(),
         });
         tokio::spawn(bypassing::adopt(
             leftovers,
@@ -312,7 +315,11 @@ impl<'o> Agent<'o> {
                     let changes = self.services.look_again(Instant::now());
                     self.tell_all(&changes);
                 }
-                Ok(()) = self.control.desired.changed(), if first_state.is_none() => self.take_up(),
+                Ok(()) = self.control.desired.changed(), if first_state.is_none() => {
+                    if self.take_up() {
+                        self.collector.delays.note(self.control.health.borrow().read_at.elapsed());
+                    }
+                }
             }
         }
     }
@@ -347,8 +354,8 @@ impl<'o> Agent<'o> {
         Ok(())
     }
 
-    /// Tells the data plane, the kernel and the pods room what is wanted now.
-    fn take_up(&mut self) {
+    /// Tells the data plane, the kernel and the pods room what is wanted now. Returns whether a Service has changed.
+    fn take_up(&mut self) -> bool {
         let desired = self.control.desired.borrow_and_update().clone();
         let (changes, errors) = self.services.update(&desired.services);
         for error in errors {
@@ -368,6 +375,7 @@ impl<'o> Agent<'o> {
             *wanted = desired;
             changed
         });
+        !changes.is_empty()
     }
 
     /// A connection of a port that declares nothing has shown what it is.

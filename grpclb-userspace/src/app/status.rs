@@ -13,6 +13,7 @@ use imbl::OrdMap;
 use tokio::sync::watch;
 
 use super::bypassing;
+use super::delays::Delays;
 use super::opaque::{ENOUGH, Opaque};
 use super::readiness::Readiness;
 use super::services::{Served, usable};
@@ -49,6 +50,7 @@ pub(super) struct Collector {
     pub(super) pods: watch::Receiver<Arc<[PodStatus]>>,
     pub(super) leftovers: Arc<Leftovers>,
     pub(super) services: watch::Sender<Arc<Known>>,
+    pub(super) delays: Delays,
 }
 
 /// The Services as they were taken up last.
@@ -185,6 +187,7 @@ impl Collector {
             generation: health.generation,
             error: health.error.clone(),
             bad_values: health.bad_values,
+            in_force: self.delays.told(),
         }
     }
 

@@ -6,7 +6,7 @@
 
 use std::fmt::Write as _;
 
-use super::status::{EndpointState, Phase, PodState, Service, Status};
+use super::status::{EndpointState, Histogram, Phase, PodState, Service, Status};
 
 /// The content type of [`text`].
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -30,6 +30,8 @@ pub enum Kind {
     Gauge,
     /// Only goes up; starts at zero with the agent.
     Counter,
+    /// Durations in seconds, by how many took at most so long.
+    Histogram,
 }
 
 impl Kind {
@@ -38,6 +40,7 @@ impl Kind {
         match self {
             Self::Gauge => "gauge",
             Self::Counter => "counter",
+            Self::Histogram => "histogram",
         }
     }
 }
@@ -92,6 +95,13 @@ pub const METRICS: &[Metric] = &[
         labels: &[],
         help: "1 when the newest configuration is broken and an older one is in use.",
         samples: |status, out| out.add(&[], f64::from(u8::from(status.source.error.is_some()))),
+    },
+    Metric {
+        name: "grpclb_source_in_force_seconds",
+        kind: Kind::Histogram,
+        labels: &[],
+        help: "From when a change of the configuration was read until the kernel and the workers had all of it.",
+        samples: |status, out| out.add_histogram(&status.source.in_force),
     },
     Metric {
         name: "grpclb_bad_values_total",
@@ -339,6 +349,16 @@ impl Samples<'_> {
             self.text.push('}');
         }
         let _ = writeln!(self.text, " {value}");
+    }
+
+    /// A histogram, which has no labels.
+    fn add_histogram(&mut self, histogram: &Histogram) {
+        let (name, count, sum) = (self.metric.name, histogram.count, histogram.sum_seconds);
+        for (bound, count) in &histogram.buckets {
+            let _ = writeln!(self.text, "{name}_bucket{{le=\"{bound}\"}} {count}");
+        }
+        let _ = writeln!(self.text, "{name}_bucket{{le=\"+Inf\"}} {count}");
+        let _ = writeln!(self.text, "{name}_sum {sum}\n{name}_count {count}");
     }
 }
 

@@ -52,7 +52,7 @@ pub struct Readiness {
 }
 
 /// Where the Services and pods come from.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Source {
     /// For people: `file /etc/grpclb/config.yaml`.
     pub name: String,
@@ -65,6 +65,18 @@ pub struct Source {
     /// Labels and annotations that were not understood since the start; the defaults are in force.
     #[serde(default)]
     pub bad_values: u64,
+    /// From when a change was read until the kernel and the workers had all of it; the first state is not among them.
+    #[serde(default)]
+    pub in_force: Histogram,
+}
+
+/// How long something took, each time since the start, as Prometheus counts it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Histogram {
+    pub count: u64,
+    pub sum_seconds: f64,
+    /// Upper bounds in seconds, increasing, each with how many took at most that.
+    pub buckets: Vec<(f64, u64)>,
 }
 
 /// The kernel side.

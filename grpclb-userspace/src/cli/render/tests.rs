@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::observe::status::{Endpoint, Kernel, Process, Readiness, Source, Worker};
+use crate::observe::status::{Endpoint, Histogram, Kernel, Process, Readiness, Source, Worker};
 
 fn endpoint(id: &str, address: &str, state: EndpointState, calls: u64) -> Endpoint {
     Endpoint {
@@ -36,6 +36,7 @@ fn example() -> Status {
             generation: 2,
             error: None,
             bad_values: 0,
+            in_force: Histogram::default(),
         },
         kernel: Kernel {
             cgroup: Some("/sys/fs/cgroup/kubepods".to_owned()),

@@ -193,11 +193,12 @@ impl Source {
         loop {
             tokio::select! {
                 _ = self.news.recv_many(&mut batch, QUEUE) => {
+                    let heard_at = Instant::now();
                     for news in batch.drain(..) {
                         self.hear(&news);
                         self.state.take_up(news);
                     }
-                    self.settle();
+                    self.settle(heard_at);
                 }
                 Some((service, answer)) = self.asked.recv() => {
                     // Whoever asked may have gone.
@@ -255,7 +256,7 @@ impl Source {
     }
 
     /// Decides what the news mean, and passes it on.
-    fn settle(&mut self) {
+    fn settle(&mut self, heard_at: Instant) {
         let changed = self.state.settle();
         if !self.state.knows_pods() {
             return;
@@ -273,7 +274,7 @@ impl Source {
                 "the Kubernetes API at {}, for node {}",
                 self.api.server, self.node
             );
-            self.put_in_force(self.state.desired().clone(), origin, Instant::now());
+            self.put_in_force(self.state.desired().clone(), origin, heard_at);
             self.snapshot.as_mut().map(Keeper::changed);
         }
         self.complain();

@@ -59,11 +59,11 @@ fn parse(text: &str) -> BTreeMap<String, String> {
                 .unwrap()
                 .strip_prefix(&format!("# TYPE {current} "))
                 .unwrap();
-            assert!(matches!(kind, "gauge" | "counter"), "{line}");
+            assert!(matches!(kind, "gauge" | "counter" | "histogram"), "{line}");
             continue;
         }
         let (sample, value) = line.rsplit_once(' ').unwrap();
-        let name = sample.split('{').next().unwrap();
+        let name = family(sample);
         assert_eq!(name, current, "a sample outside its family: {line}");
         let duplicate = samples.insert(sample.to_owned(), value.to_owned());
         assert!(value.parse::<f64>().is_ok(), "{line}");
@@ -72,12 +72,25 @@ fn parse(text: &str) -> BTreeMap<String, String> {
     samples
 }
 
+/// The metric that a sample belongs to: a histogram's samples have suffixes.
+fn family(sample: &str) -> &str {
+    let name = sample.split('{').next().unwrap();
+    let of_histogram = |suffix| {
+        name.strip_suffix(suffix)
+            .filter(|name| name.ends_with("_seconds"))
+    };
+    ["_bucket", "_sum", "_count"]
+        .into_iter()
+        .find_map(of_histogram)
+        .unwrap_or(name)
+}
+
 #[test]
 fn every_metric_has_a_value_in_a_full_snapshot() {
     let text = text(&full());
     let seen: BTreeSet<String> = parse(&text)
         .keys()
-        .map(|sample| sample.split('{').next().unwrap().to_owned())
+        .map(|sample| family(sample).to_owned())
         .collect();
     let all: BTreeSet<String> = METRICS.iter().map(|metric| metric.name.to_owned()).collect();
     assert_eq!(seen, all);
@@ -101,6 +114,22 @@ fn values_and_labels_come_from_the_snapshot() {
         samples["grpclb_worker_heartbeat_age_seconds{worker=\"0\"}"],
         "0.25"
     );
+}
+
+#[test]
+fn a_histogram_ends_with_the_bucket_of_all() {
+    let mut status = full();
+    status.source.in_force = Histogram {
+        count: 3,
+        sum_seconds: 1.5,
+        buckets: vec![(0.001, 1), (0.5, 2)],
+    };
+    let samples = parse(&text(&status));
+    let of = |sample: &str| samples[&format!("grpclb_source_in_force_seconds_{sample}")].clone();
+    assert_eq!(of("bucket{le=\"0.001\"}"), "1");
+    assert_eq!(of("bucket{le=\"0.5\"}"), "2");
+    assert_eq!(of("bucket{le=\"+Inf\"}"), "3");
+    assert_eq!((of("sum"), of("count")), ("1.5".to_owned(), "3".to_owned()));
 }
 
 #[test]
