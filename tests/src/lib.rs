@@ -15,3 +15,4 @@ pub mod peers;
 pub mod process;
 pub mod service;
 pub mod stage;
+pub mod usage;

@@ -6,7 +6,6 @@
 
 mod load;
 mod peers;
-mod process;
 mod proxy;
 mod report;
 mod scenario;
@@ -232,7 +231,7 @@ impl<'a> Bench<'a> {
         let body = body_path(self.node.folder(), scenario.body);
         let calls = (scenario.calls / self.options.quick).max(scenario.connections * scenario.streams);
         let pids = proxy.pids();
-        let before = process::cpu(&pids)?;
+        let before = usage::cpu(&pids)?;
         let rate = load::run(
             &|program| self.on_load_core(program),
             &proxy.url("/"),
@@ -241,7 +240,7 @@ impl<'a> Bench<'a> {
             &body,
         )
         .with_context(|| format!("{}, {}", proxy.name, scenario.name))?;
-        let spent = process::cpu(&pids)? - before;
+        let spent = usage::cpu(&pids)? - before;
         let per_call = |seconds: f64| seconds * 1e6 / f64::from(calls);
         Ok(Sample {
             user_us: per_call(spent.user),

@@ -80,13 +80,13 @@ impl Proxy {
 
     /// All processes that do its work; nginx has two.
     pub(crate) fn pids(&self) -> Vec<u32> {
-        process::tree(match &self.running {
+        usage::tree(match &self.running {
             Running::Peer(process) => process.pid(),
             Running::Grpclb(agent) => agent.process.pid(),
         })
     }
 
     pub(crate) fn resident_mib(&self) -> Result<f64> {
-        Ok(process::resident_kib(&self.pids())? as f64 / 1024.0)
+        Ok(usage::resident_kib(&self.pids())? as f64 / 1024.0)
     }
 }

@@ -1,4 +1,4 @@
-//! What a process costs, read from `/proc`: CPU time by mode and resident memory. Sums over all its processes' threads.
+//! What processes cost, read from `/proc`: CPU time by mode and resident memory. Sums over all its processes' threads.
 
 use std::fs;
 use std::ops::Sub;
@@ -7,9 +7,9 @@ use anyhow::{Context, Result};
 
 /// CPU time used so far, in seconds.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Cpu {
-    pub(crate) user: f64,
-    pub(crate) system: f64,
+pub struct Cpu {
+    pub user: f64,
+    pub system: f64,
 }
 
 impl Sub for Cpu {
@@ -24,7 +24,7 @@ impl Sub for Cpu {
 }
 
 /// A proxy may be several processes (nginx: master and worker): all that descend from `root` count.
-pub(crate) fn tree(root: u32) -> Vec<u32> {
+pub fn tree(root: u32) -> Vec<u32> {
     let mut members = vec![root];
     let mut next = 0;
     while let Some(&pid) = members.get(next) {
@@ -47,12 +47,12 @@ pub(crate) fn tree(root: u32) -> Vec<u32> {
 }
 
 /// Sums over the processes; one that has ended is an error, since its figures are gone with it.
-pub(crate) fn cpu(pids: &[u32]) -> Result<Cpu> {
+pub fn cpu(pids: &[u32]) -> Result<Cpu> {
     const TICKS_PER_SECOND: f64 = 100.0; // USER_HZ, fixed by the kernel's ABI for /proc
     let mut sum = Cpu::default();
     for pid in pids {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat"))
-            .with_context(|| format!("the proxy's process {pid} has ended"))?;
+            .with_context(|| format!("process {pid} has ended"))?;
         // The command name may hold spaces and parentheses: fields count from the last ')' (proc(5): utime is the 14th).
         let fields: Vec<&str> = stat
             .rsplit(')')
@@ -73,11 +73,11 @@ pub(crate) fn cpu(pids: &[u32]) -> Result<Cpu> {
 }
 
 /// Resident memory in KiB (`VmRSS`), summed over the processes.
-pub(crate) fn resident_kib(pids: &[u32]) -> Result<u64> {
+pub fn resident_kib(pids: &[u32]) -> Result<u64> {
     let mut sum = 0;
     for pid in pids {
         let status = fs::read_to_string(format!("/proc/{pid}/status"))
-            .with_context(|| format!("the proxy's process {pid} has ended"))?;
+            .with_context(|| format!("process {pid} has ended"))?;
         let line = status
             .lines()
             .find_map(|line| line.strip_prefix("VmRSS:"))
