@@ -1,17 +1,21 @@
 //! `cargo xtask bench`: installs the peers, builds the agent and the benchmark in release, and runs the latter (a binary
-//! of the tests crate).
+//! of the tests crate). `cargo xtask bench scale` does the same for the other question: what ten thousand Services cost.
 
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use anyhow::{Result, bail};
-use clap::Args;
+use clap::{Args, Subcommand};
 
+use crate::cluster::trial;
 use crate::setup::{self, Need};
 use crate::{build, progress, workspace};
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Options {
+    #[command(subcommand)]
+    other: Option<Other>,
     /// Only report what is missing on this machine, install nothing
     #[arg(long)]
     no_install: bool,
@@ -20,7 +24,27 @@ pub(crate) struct Options {
     arguments: Vec<String>,
 }
 
+#[derive(Debug, Subcommand)]
+enum Other {
+    /// In a cluster made for it: ten thousand Services, beside kube-proxy
+    Scale {
+        /// Only report what is missing on this machine, install nothing
+        #[arg(long)]
+        no_install: bool,
+        /// What the measurement itself takes: --services N, --endpoints-each N, --changes N, --agents N, --json, --markdown FILE
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+}
+
 pub(crate) fn run(options: &Options) -> Result<()> {
+    if let Some(Other::Scale {
+        no_install,
+        arguments,
+    }) = &options.other
+    {
+        return scale(*no_install, arguments);
+    }
     setup::ensure(
         &[
             Need::Root,
@@ -55,4 +79,26 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     bench.args(&options.arguments);
     // The benchmark takes our place, so that Ctrl-C and the exit code are its own.
     bail!("cannot run the benchmark: {}", bench.exec());
+}
+
+fn scale(no_install: bool, arguments: &[String]) -> Result<()> {
+    let status = trial::run("scale", 1, no_install, || {
+        let mut build = workspace::cargo();
+        build.args([
+            "build",
+            "--release",
+            "-p",
+            "grpclb-tests",
+            "--bin",
+            "grpclb-scale",
+        ]);
+        progress::run("the measurement", &mut build)?;
+        let mut measure = Command::new(workspace::target().join("release/grpclb-scale"));
+        measure.arg("measure").args(arguments);
+        Ok(measure)
+    })?;
+    if !status.success() {
+        std::process::exit(status.code().unwrap_or(1));
+    }
+    Ok(())
 }

@@ -16,6 +16,7 @@ mod network;
 mod node;
 mod programs;
 mod state;
+pub(crate) mod trial;
 mod wait;
 
 use std::fs;

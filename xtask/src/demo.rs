@@ -1,11 +1,12 @@
 //! `cargo xtask demo`: sets up, builds the agent and the demo, and runs the latter (a binary of the tests crate).
 
 use std::os::unix::process::CommandExt;
-use std::process::{Command, ExitStatus};
+use std::process::Command;
 
 use anyhow::{Result, bail};
 use clap::Args;
 
+use crate::cluster::trial;
 use crate::setup::{self, Need};
 use crate::{build, progress, workspace};
 
@@ -72,58 +73,20 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     bail!("cannot run the demo: {}", demo.exec());
 }
 
-/// Makes a cluster with both images, plays the demo in it and takes the cluster away again.
+/// Plays the demo in a cluster made for it.
 fn in_a_cluster(options: &Options) -> Result<()> {
-    const NAME: &str = "demo";
-    setup::ensure(
-        &[
-            Need::Root,
-            Need::Namespaces,
-            Need::KernelToolchain,
-            Need::Go,
-            Need::Cluster,
-        ],
-        options.no_install,
-    )?;
-    let xtask = |label: &str, words: &[&str]| {
-        let mut command = Command::new(std::env::current_exe()?);
-        progress::run(label, command.args(words))
-    };
-    let image = |name: &str| {
-        workspace::target()
-            .join(format!("images/{name}.tar"))
-            .display()
-            .to_string()
-    };
-    xtask("the tests' image", &["image", "--test"])?;
-    xtask("the agent's image", &["image"])?;
-    let mut build = workspace::cargo();
-    build.args(["build", "-p", "grpclb-tests", "--bin", "grpclb-demo"]);
-    progress::run("the demo", &mut build)?;
-    xtask(
-        "a cluster of two nodes",
-        &["cluster", "--name", NAME, "up", "--nodes", "2"],
-    )?;
-    let play = || -> Result<ExitStatus> {
-        let agent = image(concat!("grpclb-", env!("CARGO_PKG_VERSION")));
-        for archive in [&image("test"), &agent] {
-            xtask(
-                "an image, loaded into both nodes",
-                &["cluster", "--name", NAME, "load", archive],
-            )?;
-        }
+    let status = trial::run("demo", 2, options.no_install, || {
+        let mut build = workspace::cargo();
+        build.args(["build", "-p", "grpclb-tests", "--bin", "grpclb-demo"]);
+        progress::run("the demo", &mut build)?;
         let mut demo = Command::new(workspace::target().join("debug/grpclb-demo"));
-        demo.env("GRPCLB_CLUSTER", NAME)
-            .arg("--cluster")
+        demo.arg("--cluster")
             .args(["--calls", &options.shown.calls.to_string()]);
         if options.shown.json {
             demo.arg("--json");
         }
-        Ok(demo.status()?)
-    };
-    let outcome = play();
-    xtask("the cluster's end", &["cluster", "--name", NAME, "down"])?;
-    let status = outcome?;
+        Ok(demo)
+    })?;
     if !status.success() {
         std::process::exit(status.code().unwrap_or(1));
     }

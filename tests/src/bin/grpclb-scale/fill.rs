@@ -58,7 +58,6 @@ pub(crate) async fn fill(
 }
 
 /// Puts other endpoints into one Service's slice; `version` tells one set from the next.
-#[allow(dead_code)] // the measurement follows
 pub(crate) async fn change(client: &Client, number: u32, endpoints: u32, version: u32) -> Result<()> {
     let name = name(number);
     let path = format!("/apis/discovery.k8s.io/v1/namespaces/{NAMESPACE}/endpointslices/{name}");
