@@ -23,6 +23,7 @@ use grpclb_tests::cleanup;
 use grpclb_tests::node::{Node, Pod};
 use grpclb_tests::process::{Process, wait_until};
 use grpclb_tests::service::ECHO;
+use grpclb_tests::usage;
 
 use crate::proxy::Proxy;
 use crate::report::Report;

@@ -8,9 +8,10 @@ use grpclb_tests::agent::{Agent, Configuration};
 use grpclb_tests::node::{Node, Pod};
 use grpclb_tests::process::Process;
 use grpclb_tests::service::ECHO;
+use grpclb_tests::usage;
 
+use crate::PROXY_CORE;
 use crate::peers::Peer;
-use crate::{PROXY_CORE, process};
 
 /// Dropping it ends it.
 pub(crate) struct Proxy {
