@@ -87,6 +87,7 @@ impl Tier {
                     "cargo clippy",
                     cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
                 ),
+                Step::Check("cargo doc", documentation()),
             ],
             Tier::Engine => {
                 vec![Step::Tests(
@@ -151,6 +152,13 @@ fn in_a_cluster() -> Vec<Step> {
         tests,
         Step::Check("the cluster's end", cluster(&["down"])),
     ]
+}
+
+/// The documentation of what is private, too, which is most of it: no link in it leads nowhere.
+fn documentation() -> Command {
+    let mut command = cargo(&["doc", "--workspace", "--no-deps", "--document-private-items"]);
+    command.env("RUSTDOCFLAGS", "-D warnings");
+    command
 }
 
 /// The tests of the tests crate whose files are named like `files`.

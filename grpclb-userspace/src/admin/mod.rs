@@ -2,7 +2,7 @@
 //!
 //! | path | answer |
 //! | --- | --- |
-//! | `/status` | [`Status`](crate::observe::Status) as JSON |
+//! | `/status` | [`crate::observe::Status`] as JSON |
 //! | `/readyz` | 200 `ready`, or 503 with a reason a line; on both ports, the reasons on loopback only |
 //! | `/livez` | 200 as long as the process answers; the watchdog ends one whose workers stand still; on both ports |
 //! | `/metrics` | Prometheus text, on both ports |

@@ -1,7 +1,7 @@
 //! Where the wanted Services and pods come from. A source makes [`Desired`] values and tells its [`Health`]; what is done
 //! with them is not its concern.
 //!
-//! Two sources: [`file`] and [`kubernetes`]. Another one joins as a variant of [`Source`] and a folder beside them: it sends
+//! Two sources: [`mod@file`] and [`kubernetes`]. Another one joins as a variant of [`Source`] and a folder beside them: it sends
 //! whole [`Desired`] values on the same channel, keeps its last good one when its origin fails, and says so in [`Health`].
 
 pub mod file;

@@ -13,7 +13,7 @@ use crate::netns::Netns;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodStatus {
     pub id: PodId,
-    /// As in [`Accept`].
+    /// As in [`super::Accept`].
     pub incarnation: Arc<str>,
     /// For people, as in [`crate::model::PodSpec`].
     pub name: Arc<str>,

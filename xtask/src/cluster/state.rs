@@ -137,7 +137,7 @@ impl Cluster {
         })
     }
 
-    /// What the machine sees as its own disk, in part: see [`super::process`].
+    /// What the machine sees as its own disk, in part: see [`super::machine`].
     pub(super) fn machine_folder(&self, machine: Machine) -> PathBuf {
         self.folder().join(machine.name())
     }
