@@ -65,7 +65,7 @@ enum Action {
     },
     /// End one component of a machine, which stays down (for tests of its absence)
     Stop { machine: String, component: String },
-    /// Start a component again that was stopped
+    /// Start a component again that was stopped; returns when it runs, and of the API server when it answers
     Start { machine: String, component: String },
 }
 
@@ -105,7 +105,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         }
         Action::Start { machine, component } => {
             let cluster = existing(name)?;
-            machine::start_component(&cluster, cluster.machine(machine)?, component)
+            machine::start_component(&cluster, cluster.machine(machine)?, component)?;
+            if component == "kube-apiserver" {
+                // A process that runs is not yet a server that answers, and it is the answer that whoever asks for it wants.
+                kubectl::Kubectl::new(&cluster).wait_for_api()?;
+            }
+            Ok(())
         }
     }
 }

@@ -212,7 +212,13 @@ pub(super) fn stop_component(cluster: &Cluster, machine: Machine, name: &str) ->
 
 pub(super) fn start_component(cluster: &Cluster, machine: Machine, name: &str) -> Result<()> {
     let file = cluster.machine_folder(machine).join("run/stopped").join(name);
-    fs::remove_file(file).with_context(|| format!("{name} was not stopped on {}", machine.name()))
+    fs::remove_file(file).with_context(|| format!("{name} was not stopped on {}", machine.name()))?;
+    let (patience, interval) = (Duration::from_secs(15), Duration::from_millis(100));
+    wait::until(&format!("{name} runs"), patience, interval, || {
+        Ok(running_components(cluster, machine)
+            .iter()
+            .any(|running| running == name))
+    })
 }
 
 /// What runs on a machine: its components that have a process now.
