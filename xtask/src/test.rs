@@ -13,6 +13,9 @@ use crate::progress::{self, Finished};
 use crate::setup::{self, Need};
 use crate::{build, build_ebpf, workspace};
 
+/// GiB that all tiers fill, from an empty target directory: 7.5 in it, and a cluster's disks and logs.
+const ROOM: u64 = 10;
+
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// Which tiers to run; all of them without a name
@@ -194,6 +197,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         .filter(|tier| options.tiers.is_empty() || options.tiers.contains(tier))
         .collect();
     let needs: Vec<Need> = tiers.iter().flat_map(|tier| tier.needs()).copied().collect();
+    if options.tiers.is_empty() {
+        warn_of_little_room();
+    }
     setup::ensure(&needs, options.no_install)?;
 
     let started = Instant::now();
@@ -211,6 +217,27 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         std::process::exit(1);
     }
     Ok(())
+}
+
+/// What a full disk breaks says so in many ways, none of them clear.
+fn warn_of_little_room() {
+    const GIB: u64 = 1 << 30;
+    let target = workspace::target();
+    let mut df = Command::new("df");
+    df.args(["--block-size=1", "--output=avail"]).arg(&target);
+    let printed = df.output().map(|output| output.stdout).unwrap_or_default();
+    let printed = String::from_utf8_lossy(&printed);
+    let free = printed
+        .lines()
+        .nth(1)
+        .and_then(|line| line.trim().parse::<u64>().ok());
+    if let Some(free) = free.filter(|free| *free < ROOM * GIB) {
+        eprintln!(
+            "only {:.1} GiB are free for {}, and all tiers take about {ROOM} GiB from nothing",
+            free as f64 / GIB as f64,
+            target.display()
+        );
+    }
 }
 
 /// How a tier went.
