@@ -1,21 +1,27 @@
 //! The command line: what people type, and what a command's exit status means. The work is done elsewhere.
 //!
-//! One file for each command that is more than a call: [`status`] (with [`client`], which asks the agent, and [`render`],
-//! which draws) and [`cleanup`].
+//! One file for each command that is more than a call: [`status`], [`cleanup`]. Whom a command asks is [`whom`]'s; [`client`] asks
+//! one agent, [`cluster`] finds and reaches all of them, [`fleet`] puts their answers together, [`render`] draws, and
+//! [`failure`] is why there is no answer.
 
 mod cleanup;
 mod client;
+mod cluster;
+mod failure;
+mod fleet;
 mod render;
 mod status;
+mod whom;
 
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{FromArgMatches as _, Parser, Subcommand};
 
 use crate::control::{self, file};
 use crate::{app, kernel};
+use failure::Failure;
 
 /// What an exit status means. docs/configuration.md has the same table; a test compares them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,23 +33,32 @@ pub enum Exit {
     No = 1,
     /// The command line is wrong (clap's own status).
     Usage = 2,
-    /// No agent answers at the admin address.
+    /// No agent answers, or no API server.
     Unreachable = 3,
     /// It was tried and failed; the message says what.
     Failed = 4,
+    /// The API server does not permit it.
+    Forbidden = 5,
+    /// There is no such pod, Service, namespace or node.
+    Unknown = 6,
 }
 
 impl Exit {
     /// Every status with its meaning, for the documentation.
-    pub const ALL: [(Self, &'static str); 5] = [
+    pub const ALL: [(Self, &'static str); 7] = [
         (Self::Success, "done; or the answer is yes"),
         (
             Self::No,
             "the answer is no: the configuration is invalid, this machine lacks something, the agent is not ready",
         ),
         (Self::Usage, "the command line is wrong"),
-        (Self::Unreachable, "no agent answers at the admin address"),
+        (Self::Unreachable, "no agent answers, or no API server"),
         (Self::Failed, "it was tried and failed; the message says what"),
+        (
+            Self::Forbidden,
+            "the API server does not permit it; the message names the right that is missing",
+        ),
+        (Self::Unknown, "there is no such pod, Service, namespace or node"),
     ];
 }
 
@@ -92,9 +107,9 @@ struct CheckOptions {
 
 /// Does what the command line says.
 pub fn run() -> ExitCode {
-    let exit = match CommandLine::parse().command {
+    let exit = match command_line().command {
         Command::Agent(options) => return agent(&options),
-        Command::Status(options) => status::run(&options),
+        Command::Status(options) => ask(status::run(&options)),
         Command::Check(options) => check_machine(&options),
         Command::Cleanup(options) => cleanup::run(&options),
         Command::Version => print(concat!("grpclb ", env!("CARGO_PKG_VERSION"), "\n"), Exit::Success),
@@ -102,9 +117,45 @@ pub fn run() -> ExitCode {
     exit.into()
 }
 
+/// Reads the command line; what is wrong with it ends the process, as clap does.
+fn command_line() -> CommandLine {
+    let mut command = command();
+    if is_kubectl_plugin() {
+        command = command.bin_name("kubectl grpclb");
+    }
+    match CommandLine::from_arg_matches(&command.get_matches()) {
+        Ok(parsed) => parsed,
+        Err(error) => error.exit(),
+    }
+}
+
+/// Whether it was called as `kubectl grpclb`: a plugin is a program whose name says so.
+fn is_kubectl_plugin() -> bool {
+    let name = std::env::args_os().next().map(PathBuf::from);
+    let name = name.as_deref().and_then(|path| path.file_name());
+    name.is_some_and(|name| name == "kubectl-grpclb")
+}
+
+/// Runs a command that asks others, and says why it has no answer.
+fn ask(command: impl Future<Output = Result<Exit, Failure>>) -> Exit {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let outcome = runtime
+        .map_err(Failure::Runtime)
+        .and_then(|runtime| runtime.block_on(command));
+    outcome.unwrap_or_else(|failure| {
+        complain(&failure.to_string());
+        failure.exit()
+    })
+}
+
 /// All commands and their flags, for the test that holds docs/configuration.md to them.
 pub fn command() -> clap::Command {
-    <CommandLine as clap::CommandFactory>::command()
+    let statuses = Exit::ALL.map(|(exit, meaning)| format!("  {}  {meaning}", exit as u8));
+    let statuses = format!("Exit status:\n{}", statuses.join("\n"));
+    let command = <CommandLine as clap::CommandFactory>::command();
+    command
+        .mut_subcommands(|command| command.after_long_help(statuses.clone()))
+        .after_help(statuses)
 }
 
 /// `grpclb agent`. What is wrong with a configuration is printed as it is, so that editors and terminals find
@@ -166,6 +217,26 @@ fn print_json(value: &impl serde::Serialize, exit: Exit) -> Exit {
             complain(&format!("cannot write the answer as JSON: {error}"));
             Exit::Failed
         }
+    }
+}
+
+/// As [`print_json`], all on one line.
+fn print_json_line(value: &impl serde::Serialize, exit: Exit) -> Exit {
+    match serde_json::to_string(value) {
+        Ok(text) => print(&(text + "\n"), exit),
+        Err(error) => {
+            complain(&format!("cannot write the answer as JSON: {error}"));
+            Exit::Failed
+        }
+    }
+}
+
+/// Writes a page; one of many takes the place of the one before, where the reader is a terminal.
+fn print_page(text: &str, one_of_many: bool, exit: Exit) -> Exit {
+    match (one_of_many, std::io::stdout().is_terminal()) {
+        (true, true) => print(&format!("\x1b[H\x1b[2J\x1b[3J{text}"), exit),
+        (true, false) => print(&format!("{text}\n"), exit),
+        (false, _) => print(text, exit),
     }
 }
 

@@ -1,4 +1,4 @@
-//! What `grpclb status` looks like.
+//! What `grpclb status` of one agent looks like.
 
 use std::collections::BTreeMap;
 
