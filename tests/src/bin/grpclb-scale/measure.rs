@@ -21,6 +21,8 @@ const CALLS: u32 = 40_000;
 /// Between two changed slices.
 const PACE: Duration = Duration::from_millis(100);
 const METRICS_OF_KUBE_PROXY: &str = "127.0.0.1:10249";
+/// It tells of each family apart; all Services here are of this one.
+const IPV4: &str = "{ip_family=\"IPv4\"}";
 
 /// How much is measured.
 #[derive(Clone, Copy, Debug, clap::Args)]
@@ -143,7 +145,7 @@ impl Run<'_> {
             Ok(of(after)? - of(before)?)
         };
         let ours = |part: &str| grown(&ours, &ours_after, &format!("{IN_FORCE}_{part}"));
-        let theirs = |part: &str| grown(&theirs, &theirs_after, &format!("{SYNC}_{part}"));
+        let theirs = |part: &str| grown(&theirs, &theirs_after, &format!("{SYNC}_{part}{IPV4}"));
         report.changes = self.plan.changes;
         report.change_ms = ours("sum")? / ours("count")? * 1e3;
         report.within_10_ms = ours("bucket{le=\"0.01\"}")? / ours("count")?;
@@ -178,8 +180,11 @@ impl Run<'_> {
         let begun = Instant::now();
         let metrics = loop {
             let metrics = self.metrics_of_kube_proxy().unwrap_or_default();
-            if sample(&metrics, "kubeproxy_sync_proxy_rules_duration_seconds_count")
-                .is_some_and(|count| count >= 1.0)
+            if sample(
+                &metrics,
+                &format!("kubeproxy_sync_proxy_rules_duration_seconds_count{IPV4}"),
+            )
+            .is_some_and(|count| count >= 1.0)
             {
                 break metrics;
             }
@@ -189,9 +194,11 @@ impl Run<'_> {
             tokio::time::sleep(Duration::from_millis(100)).await;
         };
         let cost = self.kube_proxy.cost()?;
-        let of = |name| sample(&metrics, name).with_context(|| format!("kube-proxy has no metric {name}"));
-        report.kube_proxy.cold_seconds =
-            of("kubeproxy_sync_proxy_rules_last_timestamp_seconds")? - of("process_start_time_seconds")?;
+        let of =
+            |name: &str| sample(&metrics, name).with_context(|| format!("kube-proxy has no metric {name}"));
+        report.kube_proxy.cold_seconds = of(&format!(
+            "kubeproxy_sync_proxy_rules_last_timestamp_seconds{IPV4}"
+        ))? - of("process_start_time_seconds")?;
         (report.kube_proxy.cold_cpu_seconds, report.kube_proxy.cold_mib) =
             (cost.cpu_seconds, cost.resident_mib);
         Ok(())
