@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // a test may
 
-use std::io::{Read, Write};
+use std::io::{BufRead as _, Read, Write};
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Command, Output};
@@ -143,6 +143,60 @@ fn cleanup_removes_the_run_files_of_the_dead_and_names_them() {
         format!("removed the run files of agent-1-2, which is dead, from {directory}\nremoved {directory}\n")
     );
     assert!(!std::path::Path::new(directory).exists());
+}
+
+#[test]
+fn cleanup_removes_the_kept_state_only_where_no_agent_lives() {
+    let directory = std::env::temp_dir().join(format!("grpclb-cleanup-live-{}", std::process::id()));
+    std::fs::create_dir(&directory).unwrap();
+    std::fs::write(directory.join("kubernetes.snapshot"), "").unwrap();
+    let lock = std::fs::File::create(directory.join("agent-1-2.lock")).unwrap();
+    lock.lock().unwrap();
+    let path = directory.to_str().unwrap();
+    let cleanup = |more: &[&str]| {
+        let words = ["cleanup", "--bpffs", "/nowhere/pins", "--run-dir", path];
+        let output = grpclb(&[&words, more].concat());
+        (output.status.code(), text(&output.stdout))
+    };
+    let both = "agent-1-2.lock, kubernetes.snapshot";
+    assert_eq!(cleanup(&[]), (Some(0), format!("left alone in {path}: {both}\n")));
+    assert_eq!(cleanup(&["--check"]), (Some(1), format!("in {path}: {both}\n")));
+    drop(lock);
+    assert_eq!(
+        cleanup(&[]),
+        (
+            Some(0),
+            format!(
+                "removed the run files of agent-1-2, which is dead, from {path}\n\
+                 removed {path}/kubernetes.snapshot\nremoved {path}\n"
+            )
+        )
+    );
+    assert_eq!(cleanup(&["--check"]), (Some(0), "nothing to remove\n".to_owned()));
+}
+
+#[test]
+fn cleanup_that_stays_removes_what_an_agent_leaves_when_it_dies() {
+    let directory = std::env::temp_dir().join(format!("grpclb-cleanup-stay-{}", std::process::id()));
+    std::fs::create_dir(&directory).unwrap();
+    let lock = std::fs::File::create(directory.join("agent-1-2.lock")).unwrap();
+    lock.lock().unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_grpclb"))
+        .args(["cleanup", "--stay", "--bpffs", "/nowhere/pins", "--run-dir"])
+        .arg(&directory)
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut line = || said.next().unwrap().unwrap();
+    assert!(line().starts_with("left alone in "));
+    drop(lock);
+    assert!(line().starts_with("removed the run files of agent-1-2"));
+    assert!(line().starts_with("removed /"));
+    assert!(!directory.exists());
+    let id = nix::unistd::Pid::from_raw(child.id().cast_signed());
+    nix::sys::signal::kill(id, nix::sys::signal::Signal::SIGTERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
 #[test]

@@ -10,6 +10,8 @@ pub mod agents;
 pub mod cleanup;
 pub mod cluster;
 pub mod install;
+pub mod manifests;
+pub mod monitoring;
 pub mod node;
 pub mod peers;
 pub mod process;

