@@ -10,6 +10,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::Role;
 use crate::Time;
 
 /// Everything that is limited. [`Limit::name`] is what counters and GOAWAY's debug data say.
@@ -97,6 +98,15 @@ impl Limit {
             Self::WindowUpdate => "window_update",
             Self::UnknownFrames => "unknown_frames",
             Self::ControlQueue => "control_queue",
+        }
+    }
+
+    /// Whether a peer that plays this role can reach it: servers open no streams, and clients respond to nothing.
+    pub const fn concerns(self, peer: Role) -> bool {
+        match self {
+            Self::RapidReset | Self::RefusedStreams => matches!(peer, Role::Client),
+            Self::Informational => matches!(peer, Role::Server),
+            _ => true,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Totals of one pod's splitter, each with a name for people.
 
-use crate::connection::Limit;
+use crate::connection::{Limit, Role};
 
 /// Counters that only grow.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,19 +50,20 @@ pub struct Stats {
 }
 
 impl Stats {
-    /// Every counter with its name; a limit's is followed by who reached it.
+    /// Every counter with its name; a limit's is followed by who reached it, where such a peer can.
     pub fn iter(&self) -> impl Iterator<Item = (String, u64)> + '_ {
-        let limits = |who: &'static str, counts: &[u64; Limit::COUNT]| {
+        let limits = |who: &'static str, peer: Role, counts: &[u64; Limit::COUNT]| {
             let counts = *counts;
             Limit::ALL
                 .into_iter()
+                .filter(move |limit| limit.concerns(peer))
                 .map(move |limit| (format!("limit_{}_{who}", limit.name()), counts[limit as usize]))
         };
         self.named()
             .into_iter()
             .map(|(name, count)| (name.to_owned(), count))
-            .chain(limits("client", &self.client_limits))
-            .chain(limits("backend", &self.backend_limits))
+            .chain(limits("client", Role::Client, &self.client_limits))
+            .chain(limits("backend", Role::Server, &self.backend_limits))
     }
 
     /// The counters but for limits.

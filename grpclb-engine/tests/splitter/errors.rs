@@ -235,25 +235,6 @@ fn windows_of_zero_and_one_byte_delay_but_do_not_break_calls() {
 }
 
 #[test]
-fn garbage_ends_the_connection_that_sent_it_and_no_other() {
-    let mut world = World::new(2);
-    let (good, bad) = (world.client(), world.client());
-    let running = world.open(good, b"x", false);
-    world.run();
-    let id = grpclb_engine::splitter::ConnId::Client(world.clients[bad].id);
-    world.splitter.handle_input(
-        world.now,
-        id,
-        &mut bytes::BytesMut::from(&b"\0\0\x01\x04\0\0\0\0\0?"[..]),
-    );
-    world.run();
-    assert!(world.clients[bad].over);
-    world.send(running, b"y", true);
-    world.run();
-    assert!(world.is_ok(running));
-}
-
-#[test]
 fn a_frozen_backend_is_found_by_the_clients_keepalive() {
     let mut world = World::new(1);
     world.backends[0].behaviour = Behaviour::Silent;

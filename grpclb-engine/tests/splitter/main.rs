@@ -7,6 +7,7 @@ mod calls;
 mod endpoints;
 mod errors;
 mod faults;
+mod hostile;
 mod memory;
 mod replay;
 mod upkeep;

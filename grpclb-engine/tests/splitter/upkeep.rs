@@ -3,10 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
-use grpclb_engine::connection::{Limit, PingKind};
+use grpclb_engine::connection::PingKind;
 use grpclb_engine::frame::ErrorCode;
-use grpclb_engine::splitter::{Budget, Config, ConnId};
+use grpclb_engine::splitter::{Budget, Config};
 
 use crate::support::{Behaviour, Outcome, SERVICE, World, millis};
 
@@ -219,45 +218,6 @@ fn one_service_can_be_drained_alone() {
     let next = world.client();
     let call = world.call(next, b"x");
     assert!(world.is_ok(call), "new connections are served");
-}
-
-/// HEADERS of a POST, or another frame, as a client writes it that is not ours.
-fn raw(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = (payload.len() as u32).to_be_bytes();
-    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
-}
-
-#[test]
-fn a_client_that_resets_all_it_opens_is_cut_off_and_nobody_else_is_hurt() {
-    let mut world = World::new(2);
-    let (calm, wild) = (world.client(), world.client());
-    world.clients[wild].deaf = true;
-    let wild = ConnId::Client(world.clients[wild].id);
-    let request = b"\x83\x86\x84\x01\x01a\x0f\x10\x10application/grpc\x00\x04call\x0512345";
-    let mut calls = Vec::new();
-    for round in 0..250 {
-        let mut storm = BytesMut::new();
-        for n in 0..20 {
-            let stream = 1 + 2 * (round * 20 + n);
-            storm.extend(raw(1, 4, stream, request));
-            storm.extend(raw(3, 0, stream, &[0, 0, 0, 8]));
-        }
-        world.splitter.handle_input(world.now, wild, &mut storm);
-        calls.push(world.open(calm, b"x", true));
-        world.advance(millis(1));
-    }
-    assert!(calls.iter().all(|&call| world.is_ok(call)));
-    let stats = world.splitter.stats();
-    assert_eq!(stats.client_limits[Limit::RapidReset as usize], 1);
-    assert_eq!(stats.cancelled, 1000, "streams until the limit");
-    assert_eq!(stats.upstreams_lost, 0);
-    assert!(
-        world
-            .backends
-            .iter()
-            .all(|backend| !backend.ran.contains_key(&12_345)),
-        "no trace at the backends"
-    );
 }
 
 #[test]

@@ -23,7 +23,7 @@ use grpclb_engine::hpack::{Fields, HeaderList};
 
 pub use self::pair::Pair;
 pub use self::script::{Script, flags, kinds, raw};
-pub use self::world::{Behaviour, Outcome, SERVICE, World};
+pub use self::world::{Behaviour, Outcome, SERVICE, Wild, World, greeting};
 
 /// A connection, its output, the bytes that have arrived for it, and what it told its owner.
 pub struct Side {

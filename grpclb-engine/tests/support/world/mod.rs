@@ -2,6 +2,7 @@
 //! run, so that a test can say "never twice"; clients note how each call ended.
 
 mod peers;
+mod wild;
 mod wire;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -19,6 +20,7 @@ use grpclb_engine::splitter::{
     Action, Budget, ClientId, Config, ConnId, DialError, Ended, ServiceKey, Splitter, UpstreamId,
 };
 
+pub use self::wild::{Wild, greeting};
 use super::Side;
 
 pub const SERVICE: ServiceKey = ServiceKey(1);
@@ -59,6 +61,8 @@ pub struct Backend {
     pub slow: Duration,
     /// Says GOAWAY as soon as it is connected.
     pub farewell: bool,
+    /// Its connections are the test's to speak on: see [`Wild`].
+    pub wild: bool,
     /// The header fields of its last request.
     pub heard: Vec<String>,
     /// Calls that ran, and how often.
@@ -121,6 +125,7 @@ pub struct World {
     pub clients: Vec<Client>,
     pub backends: Vec<Backend>,
     links: Vec<Link>,
+    pub wilds: Vec<Wild>,
     pub calls: Vec<Call>,
     pub delay: Duration,
     pub dial_delay: Duration,
@@ -148,6 +153,7 @@ impl World {
             clients: Vec::new(),
             backends: Vec::new(),
             links: Vec::new(),
+            wilds: Vec::new(),
             calls: Vec::new(),
             delay: Duration::ZERO,
             dial_delay: Duration::ZERO,
@@ -182,6 +188,7 @@ impl World {
             frozen: false,
             slow: Duration::ZERO,
             farewell: false,
+            wild: false,
             heard: Vec::new(),
             ran: BTreeMap::new(),
             dials: 0,

@@ -83,6 +83,8 @@ impl World {
                     let due = self.now + self.dial_delay + self.backends[backend].slow;
                     self.dials.push((due, upstream, backend));
                 }
+                Action::CloseClient { client, .. } if self.end_wild(ConnId::Client(client)) => {}
+                Action::CloseUpstream { upstream, .. } if self.end_wild(ConnId::Upstream(upstream)) => {}
                 Action::CloseClient { client, .. } => {
                     self.flush(ConnId::Client(client));
                     let n = self
@@ -119,6 +121,10 @@ impl World {
                         self.splitter.handle_dialed(self.now, id, Ok(())),
                         "dials that are over are withdrawn"
                     );
+                    if self.backends[backend].wild {
+                        self.accept_wild(id);
+                        continue;
+                    }
                     self.links.push(Link {
                         id,
                         backend,
@@ -152,6 +158,9 @@ impl World {
 
     /// Writes what there is for a connection, in pieces, unless its peer does not read.
     pub(super) fn flush(&mut self, id: ConnId) {
+        if self.flush_wild(id) {
+            return;
+        }
         let due = self.now + self.delay;
         let wire = match id {
             ConnId::Client(id) => {
