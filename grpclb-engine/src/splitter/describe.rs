@@ -1,5 +1,6 @@
 //! The splitter's state as plain values, for status pages.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,8 @@ pub struct ServiceView {
     /// Calls that wait for a connection.
     pub waiting: usize,
     pub endpoints: Vec<EndpointView>,
+    /// Who got the last calls, the newest first.
+    pub recent: Vec<SocketAddr>,
 }
 
 /// One endpoint as this pod uses it: a member of its subset, or one whose last calls still run.
@@ -96,6 +99,11 @@ impl Splitter {
                 clients: group.clients,
                 waiting,
                 endpoints,
+                recent: group
+                    .recent
+                    .newest_first()
+                    .filter_map(|&member| Some(group.picker.get(member)?.endpoint().address))
+                    .collect(),
             }
         };
         self.groups.iter().map(view).collect()

@@ -54,6 +54,7 @@ mod members;
 mod memory;
 mod opaque;
 mod pool;
+mod recent;
 mod replay;
 mod reply;
 mod response;
@@ -168,6 +169,7 @@ impl Splitter {
                 pools: PoolSet::default(),
                 clients: 0,
                 last_error: String::from("none"),
+                recent: recent::Recent::default(),
             });
             self.by_service.insert(key, group);
         }

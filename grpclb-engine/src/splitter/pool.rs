@@ -9,6 +9,7 @@ use super::actions::{Action, ClientId, UpstreamId};
 use super::arena::{Arena, Key};
 use super::call::Place;
 use super::link::{Link, Upstream, UpstreamState};
+use super::recent::Recent;
 use super::{ServiceKey, Splitter};
 use crate::Time;
 use crate::balance::{Endpoint, MemberKey, Picker, Service, Standing};
@@ -27,6 +28,8 @@ pub(super) struct Group {
     pub(super) clients: usize,
     /// Why an endpoint failed last: for the message of calls that find none.
     pub(super) last_error: String,
+    /// Who got the last calls.
+    pub(super) recent: Recent<MemberKey>,
 }
 
 /// The pools that one owner's calls may use: the pod's, or one client connection's.
@@ -467,6 +470,7 @@ impl Splitter {
         }
         upstream.last_used = now;
         group.picker.start(pool.member);
+        group.recent.note(pool.member);
         call.member = Some(pool.member);
         upstream.link.calls += 1;
         call.place = Place::Sent { upstream: id, stream };

@@ -6,9 +6,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
-use hyper::{Method, Response, StatusCode};
+use hyper::{Method, Response, StatusCode, Uri};
 
 use super::StatusSource;
+use crate::observe::explain::Question;
 use crate::observe::{Status, metrics};
 
 /// How long a snapshot may take to make.
@@ -30,16 +31,17 @@ const METRICS: HeaderValue = HeaderValue::from_static(metrics::CONTENT_TYPE);
 pub(super) async fn answer(
     port: Port,
     method: &Method,
-    path: &str,
+    uri: &Uri,
     source: &Arc<dyn StatusSource>,
 ) -> Response<Full<Bytes>> {
+    let path = uri.path();
     let known = match port {
-        Port::Admin => matches!(path, "/status" | "/readyz" | "/livez" | "/metrics"),
+        Port::Admin => matches!(path, "/status" | "/explain" | "/readyz" | "/livez" | "/metrics"),
         Port::Metrics => matches!(path, "/metrics" | "/readyz" | "/livez"),
     };
     if !known {
         let paths = if port == Port::Admin {
-            "/status, /readyz, /livez and /metrics"
+            "/status, /explain, /readyz, /livez and /metrics"
         } else {
             "/metrics, /readyz and /livez"
         };
@@ -63,21 +65,43 @@ pub(super) async fn answer(
     if path == "/livez" {
         return response(StatusCode::OK, TEXT, "ok\n".to_owned());
     }
+    if path == "/explain" {
+        return explain(uri.query().unwrap_or_default(), source).await;
+    }
     let Ok(status) = tokio::time::timeout(STATUS_TIMEOUT, source.status()).await else {
-        let message = format!(
-            "the agent did not tell its status within {} s\n",
-            STATUS_TIMEOUT.as_secs()
-        );
-        return response(StatusCode::SERVICE_UNAVAILABLE, TEXT, message);
+        return late();
     };
     match path {
-        "/status" => match serde_json::to_string(&status) {
-            Ok(json) => response(StatusCode::OK, JSON, json),
-            Err(error) => response(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
-        },
+        "/status" => json(&status),
         "/readyz" => readiness(&status, port),
         _ => response(StatusCode::OK, METRICS, metrics::text(&status)),
     }
+}
+
+async fn explain(query: &str, source: &Arc<dyn StatusSource>) -> Response<Full<Bytes>> {
+    let question = match Question::from_query(query) {
+        Ok(question) => question,
+        Err(error) => return response(StatusCode::BAD_REQUEST, TEXT, format!("{error}\n")),
+    };
+    match tokio::time::timeout(STATUS_TIMEOUT, source.explain(question)).await {
+        Ok(explanation) => json(&explanation),
+        Err(_) => late(),
+    }
+}
+
+fn json(value: &impl serde::Serialize) -> Response<Full<Bytes>> {
+    match serde_json::to_string(value) {
+        Ok(json) => response(StatusCode::OK, JSON, json),
+        Err(error) => response(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
+    }
+}
+
+fn late() -> Response<Full<Bytes>> {
+    let message = format!(
+        "the agent did not tell its status within {} s\n",
+        STATUS_TIMEOUT.as_secs()
+    );
+    response(StatusCode::SERVICE_UNAVAILABLE, TEXT, message)
 }
 
 fn readiness(status: &Status, port: Port) -> Response<Full<Bytes>> {

@@ -3,6 +3,7 @@
 //! | path | answer |
 //! | --- | --- |
 //! | `/status` | [`crate::observe::Status`] as JSON |
+//! | `/explain?pod=NAME&service=NAME:PORT&namespace=NAME` | [`Explanation`] as JSON; without a namespace any pod of that name |
 //! | `/readyz` | 200 `ready`, or 503 with a reason a line; on both ports, the reasons on loopback only |
 //! | `/livez` | 200 as long as the process answers; the watchdog ends one whose workers stand still; on both ports |
 //! | `/metrics` | Prometheus text, on both ports |
@@ -23,6 +24,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use crate::observe::Status;
+use crate::observe::explain::{Explanation, Question};
 
 pub use server::Admin;
 
@@ -35,6 +37,9 @@ pub const DEFAULT_METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNS
 pub trait StatusSource: Send + Sync + 'static {
     /// A snapshot of everything, made for this question. It is given 2 s, then the client gets 503.
     fn status(&self) -> Pin<Box<dyn Future<Output = Status> + Send + '_>>;
+
+    /// Why a pod's calls to a Service are balanced, or are not; as quick.
+    fn explain(&self, question: Question) -> Pin<Box<dyn Future<Output = Explanation> + Send + '_>>;
 }
 
 /// Which ports are opened.

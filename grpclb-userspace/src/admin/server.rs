@@ -181,7 +181,7 @@ async fn accept(port: Port, listener: TcpListener, source: Arc<dyn StatusSource>
 async fn serve(port: Port, stream: TcpStream, source: Arc<dyn StatusSource>) -> hyper::Result<()> {
     let service = service_fn(|request: hyper::Request<hyper::body::Incoming>| {
         let source = Arc::clone(&source);
-        async move { Ok::<_, Infallible>(answer(port, request.method(), request.uri().path(), &source).await) }
+        async move { Ok::<_, Infallible>(answer(port, request.method(), request.uri(), &source).await) }
     });
     http1::Builder::new()
         .timer(TokioTimer::new())

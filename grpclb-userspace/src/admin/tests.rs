@@ -20,6 +20,16 @@ impl StatusSource for Fixed {
             }
         })
     }
+
+    fn explain(&self, question: Question) -> Pin<Box<dyn Future<Output = Explanation> + Send + '_>> {
+        Box::pin(async move {
+            Explanation {
+                pod: question.pod,
+                service: question.service,
+                ..Explanation::default()
+            }
+        })
+    }
 }
 
 const ANY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
@@ -80,6 +90,30 @@ fn the_status_is_json_and_reads_back_as_it_was() {
     assert_eq!(status, "HTTP/1.1 200 OK");
     assert!(head.contains("content-type: application/json"), "{head}");
     assert_eq!(serde_json::from_str::<Status>(&body).unwrap(), ready());
+}
+
+#[test]
+fn an_explanation_is_json_and_a_bad_question_is_400_with_a_sentence() {
+    let admin = serve(Some(ready()));
+    let (status, head, body) = ask(admin.address(), "GET", "/explain?pod=client&service=cart:1");
+    assert_eq!(status, "HTTP/1.1 200 OK");
+    assert!(head.contains("content-type: application/json"), "{head}");
+    let explanation: Explanation = serde_json::from_str(&body).unwrap();
+    assert_eq!(
+        (explanation.pod.as_str(), explanation.service.as_str()),
+        ("client", "cart")
+    );
+    let (status, _, body) = ask(admin.address(), "GET", "/explain?pod=client");
+    assert_eq!(status, "HTTP/1.1 400 Bad Request");
+    assert!(
+        body.starts_with("expected /explain?pod=NAME&service=NAME:PORT"),
+        "{body}"
+    );
+    let metrics = admin.metrics_address().unwrap();
+    assert_eq!(
+        ask(metrics, "GET", "/explain?pod=a&service=b").0,
+        "HTTP/1.1 404 Not Found"
+    );
 }
 
 #[test]
@@ -145,7 +179,7 @@ fn nothing_can_be_changed_and_unknown_pages_say_what_there_is() {
     assert_eq!(status, "HTTP/1.1 404 Not Found");
     assert_eq!(
         body,
-        "no such page; there is /status, /readyz, /livez and /metrics\n"
+        "no such page; there is /status, /explain, /readyz, /livez and /metrics\n"
     );
 }
 

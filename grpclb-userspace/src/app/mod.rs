@@ -9,12 +9,14 @@
 //!
 //! - [`options`]: the command line; [`services`]: what is told of Services, and in which order; [`opaque`]: which are left alone;
 //! - [`steering`]: tells it; [`status`]: collects what the admin answers; [`readiness`]: who stands in the way;
+//! - [`explain`]: why a pod's calls are balanced or not;
 //! - [`bypassing`]: connections that are not steered, shown and adopted; [`delays`]: how long changes take;
 //! - [`instances`]: other agents of this node, handing over; [`signals`]: told to end;
 //! - [`watchdog`]: ends the process when a worker stands still.
 
 mod bypassing;
 mod delays;
+mod explain;
 mod instances;
 mod opaque;
 mod options;
@@ -172,6 +174,8 @@ impl<'o> Agent<'o> {
             answers: std::sync::Mutex::default(),
             pods: pods_status.clone(),
             leftovers: Arc::clone(&leftovers),
+            explainer: control.explainer.clone(),
+            lists_all: !options.kubernetes,
             services: watch::channel(Arc::default()).0,
             delays: Delays::default(),
         });

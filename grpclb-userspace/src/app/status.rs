@@ -1,6 +1,6 @@
 //! Collects what the admin answers: every room is asked, none is waited for in vain.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -14,17 +14,19 @@ use tokio::sync::watch;
 
 use super::bypassing;
 use super::delays::Delays;
+use super::explain::{self, Facts};
 use super::opaque::{ENOUGH, Opaque};
 use super::readiness::Readiness;
 use super::services::{Served, usable};
 use super::steering::SharedKernel;
 use super::watchdog::Beats;
 use crate::admin::StatusSource;
-use crate::control::Health;
+use crate::control::{Explainer, Health};
 use crate::data::{self, DataPlane, WorkerStatus};
 use crate::kernel;
 use crate::leftovers::{Count, Leftovers};
 use crate::model::{self, Desired, Protocol, ServiceId, ServicePort};
+use crate::observe::explain::{Explanation, Question};
 use crate::observe::{process, status as told};
 use crate::pods::{PodState, PodStatus};
 
@@ -51,6 +53,10 @@ pub(super) struct Collector {
     pub(super) leftovers: Arc<Leftovers>,
     pub(super) services: watch::Sender<Arc<Known>>,
     pub(super) delays: Delays,
+    /// Knows of endpoints that get no calls, too.
+    pub(super) explainer: Option<Explainer>,
+    /// Whether Services that nobody has used are told of: a cluster can have ten thousand.
+    pub(super) lists_all: bool,
 }
 
 /// The Services as they were taken up last.
@@ -107,6 +113,19 @@ impl Data {
         self.workers.iter().flat_map(|worker| &worker.pods)
     }
 
+    /// The slots of Services that a pod has used, be it there or gone.
+    fn used(&self) -> HashSet<u32> {
+        let now = self
+            .pods()
+            .flat_map(|pod| &pod.services)
+            .map(|service| service.slot);
+        let departed = self
+            .workers
+            .iter()
+            .flat_map(|worker| worker.departed.services.keys().copied());
+        now.chain(departed).collect()
+    }
+
     fn departed(&self, slot: Slot) -> impl Iterator<Item = &data::ServiceTotals> {
         self.workers
             .iter()
@@ -117,6 +136,10 @@ impl Data {
 impl StatusSource for Collector {
     fn status(&self) -> Pin<Box<dyn Future<Output = told::Status> + Send + '_>> {
         Box::pin(self.collect())
+    }
+
+    fn explain(&self, question: Question) -> Pin<Box<dyn Future<Output = Explanation> + Send + '_>> {
+        Box::pin(self.explained(question))
     }
 }
 
@@ -152,14 +175,60 @@ impl Collector {
             process: process::read(),
             workers: self.workers(&data),
             pods: pods.iter().map(pod_of).collect(),
-            services: known
-                .wanted
-                .services
-                .values()
+            services: self
+                .told_services(&known, &data)
                 .map(|service| service_of(service, &known, &data))
                 .collect(),
+            services_known: known.wanted.services.len() as u64,
+            services_left_alone: known.wanted.left_alone.services.len() as u64,
             counters: counters(&data, &known),
         }
+    }
+
+    /// The Services that are told of: those that a pod has used since the agent started, or all.
+    fn told_services<'k>(&self, known: &'k Known, data: &Data) -> impl Iterator<Item = &'k Arc<ServicePort>> {
+        let used = (!self.lists_all).then(|| data.used());
+        let services = known.wanted.services.values();
+        services.filter(move |service| {
+            let is_used = |used: &HashSet<u32>| {
+                let slot = known.served.get(&service.id).map(|served| served.slot.get());
+                slot.is_some_and(|slot| used.contains(&slot))
+            };
+            used.as_ref().is_none_or(is_used)
+        })
+    }
+
+    /// Answers why a pod's calls are balanced, or are not.
+    async fn explained(&self, question: Question) -> Explanation {
+        let agent = self.collect().await;
+        let known = Arc::clone(&self.services.borrow());
+        let pods = Arc::clone(&self.pods.borrow());
+        let (pod, service) = explain::names(&known, &question);
+        let mut judged = HashMap::new();
+        if let Some(explainer) = &self.explainer {
+            for port in explain::ports(&known, &service, question.port) {
+                let endpoints = explainer.endpoints(port.id.clone()).await;
+                judged.insert(port.id.clone(), endpoints);
+            }
+        }
+        let counts = self
+            .leftovers
+            .count(bypassing::pods_of(&pods), known.steered())
+            .await;
+        let incarnation = pods.iter().find(|known| *known.name == *pod);
+        let data = self.ask_workers().await;
+        let relayed = data
+            .pods()
+            .filter(|relayed| incarnation.is_some_and(|pod| *relayed.pod == *pod.incarnation));
+        let facts = Facts {
+            agent: &agent,
+            known: &known,
+            pods: &pods,
+            relayed: relayed.collect(),
+            bypassing: incarnation.and_then(|pod| counts.get(&pod.incarnation)),
+            judged: &judged,
+        };
+        explain::explain(&question, &facts)
     }
 
     /// Asks every worker. Totals must not fall because one is late: its last answer counts.

@@ -1,7 +1,5 @@
 //! Why a command has no answer: one line that names the side at fault and what to do, and an exit status.
 
-#![allow(dead_code)] // as in cluster::api
-
 use super::{Exit, client, cluster};
 
 #[derive(Debug, thiserror::Error)]

@@ -7,6 +7,7 @@
 mod cleanup;
 mod client;
 mod cluster;
+mod explain;
 mod failure;
 mod fleet;
 mod render;
@@ -85,6 +86,7 @@ struct CommandLine {
 enum Command {
     Agent(Box<app::Options>),
     Status(status::Options),
+    Explain(explain::Options),
     /// Say what this machine has and lacks for grpclb, and what follows
     Check(CheckOptions),
     Cleanup(cleanup::Options),
@@ -110,6 +112,7 @@ pub fn run() -> ExitCode {
     let exit = match command_line().command {
         Command::Agent(options) => return agent(&options),
         Command::Status(options) => ask(status::run(&options)),
+        Command::Explain(options) => ask(explain::run(&options)),
         Command::Check(options) => check_machine(&options),
         Command::Cleanup(options) => cleanup::run(&options),
         Command::Version => print(concat!("grpclb ", env!("CARGO_PKG_VERSION"), "\n"), Exit::Success),

@@ -81,6 +81,8 @@ pub struct ServiceStatus {
     /// Connections that were relayed byte by byte, since the pod was added.
     pub opaque: u64,
     pub endpoints: Vec<EndpointStatus>,
+    /// Who got the last calls, the newest first.
+    pub recent: Vec<SocketAddr>,
 }
 
 /// One endpoint as a client pod uses it.
@@ -89,6 +91,8 @@ pub struct EndpointStatus {
     pub id: Arc<str>,
     pub address: SocketAddr,
     pub draining: bool,
+    /// It is of the pod's subset: picked for new calls, unless it failed.
+    pub member: bool,
     /// It failed, and is out of the pick until its backoff ends.
     pub failed: bool,
     /// Open HTTP/2 connections.
@@ -139,6 +143,7 @@ impl ServiceStatus {
             waiting: view.waiting,
             opaque,
             endpoints: view.endpoints.iter().map(EndpointStatus::new).collect(),
+            recent: view.recent.clone(),
         }
     }
 }
@@ -149,6 +154,7 @@ impl EndpointStatus {
             id: Arc::clone(&view.endpoint.id),
             address: view.endpoint.address,
             draining: view.endpoint.state == State::Draining,
+            member: view.member,
             failed: view.out_for.is_some(),
             connections: view.connections,
             streams: view.streams,

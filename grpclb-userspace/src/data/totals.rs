@@ -120,6 +120,7 @@ mod tests {
             id: Arc::from(*id),
             address: ([10, 0, 0, 1], 50051).into(),
             draining: false,
+            member: true,
             failed: false,
             connections: 0,
             streams: 0,
@@ -135,6 +136,7 @@ mod tests {
             waiting: 0,
             opaque: 2,
             endpoints: endpoints.iter().map(endpoint).collect(),
+            recent: Vec::new(),
         }
     }
 

@@ -4,9 +4,11 @@
 //!
 //! - [`logging`] sets up `tracing`.
 //! - [`status`] is the snapshot that `admin` serves and `cli` draws; `app` fills it in.
+//! - [`explain`] is why one pod's calls to one Service are balanced or not, in the same way.
 //! - [`metrics`] writes a snapshot as Prometheus text.
 //! - [`process`] reads what the agent's process uses.
 
+pub mod explain;
 pub mod logging;
 pub mod metrics;
 pub mod process;

@@ -26,7 +26,14 @@ pub struct Status {
     pub process: Process,
     pub workers: Vec<Worker>,
     pub pods: Vec<Pod>,
+    /// Where a file is the source: all Services. In Kubernetes: those that a pod of this node has used since the agent started.
     pub services: Vec<Service>,
+    /// How many Service ports are known, used or not.
+    #[serde(default)]
+    pub services_known: u64,
+    /// How many Services and ports are left to plain Kubernetes; `grpclb explain` says of each why.
+    #[serde(default)]
+    pub services_left_alone: u64,
     /// What the data plane counts for the whole agent, by name: limits that were hit, connections refused, replays.
     pub counters: BTreeMap<String, u64>,
 }

@@ -10,7 +10,7 @@ pub(in crate::cli) fn status(status: &Status, colours: bool) -> String {
     let mut text = String::new();
     draw.summary(status, &mut text);
     draw.pods(&status.pods, &mut text);
-    draw.services(&status.services, &mut text);
+    draw.services(&status.services, status.services_known, &mut text);
     draw.workers(status, &mut text);
     draw.counters("Kernel", &status.kernel.counters, &mut text);
     draw.counters("Data plane", &status.counters, &mut text);
@@ -140,11 +140,21 @@ impl Draw {
         }
     }
 
-    fn services(self, services: &[Service], text: &mut String) {
+    fn services(self, services: &[Service], known: u64, text: &mut String) {
         self.heading(text, "Services");
-        if services.is_empty() {
+        if services.is_empty() && known == 0 {
             line(text, "  none is known");
             return;
+        }
+        let listed = services.len() as u64;
+        if known > listed {
+            let rest = known - listed;
+            line(
+                text,
+                &format!(
+                    "  {known} ports are known; these pods have used {listed} of them, and not the other {rest}"
+                ),
+            );
         }
         for service in services {
             self.service(service, text);

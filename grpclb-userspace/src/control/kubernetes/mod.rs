@@ -15,6 +15,7 @@ mod endpoints;
 mod names;
 mod pods;
 mod reflector;
+pub mod remedies;
 mod routes;
 mod services;
 mod snapshot;

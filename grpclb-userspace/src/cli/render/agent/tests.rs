@@ -94,6 +94,8 @@ fn example() -> Status {
             ],
             ..Service::default()
         }],
+        services_known: 1,
+        services_left_alone: 0,
         counters: BTreeMap::new(),
     }
 }

@@ -1,6 +1,7 @@
 //! The labels' meaning, and one test for each reason to leave a pod alone.
 
 use super::*;
+use crate::control::kubernetes::remedies;
 
 /// A running pod without a label.
 fn pod() -> wire::Pod {
@@ -91,6 +92,10 @@ fn decide(pod: &wire::Pod, namespace: &Namespace, node: Option<bool>) -> Result<
 fn assert_left(pod: &wire::Pod, words: &str) {
     let reason = decide(pod, &enabled(), None).unwrap_err();
     assert!(reason.contains(words), "{reason}");
+    assert!(
+        remedies::of_pod(&reason, "shop/client").is_some(),
+        "what to change: {reason}"
+    );
 }
 
 #[test]
@@ -117,7 +122,10 @@ fn the_pods_label_counts_before_that_of_its_namespace() {
     for (pod, namespace, expected) in cases {
         match (decide(&pod, namespace, None), expected) {
             (Ok(_), Ok(())) => {}
-            (Err(reason), Err(words)) => assert!(reason.contains(words), "{reason}"),
+            (Err(reason), Err(words)) => {
+                assert!(reason.contains(words), "{reason}");
+                assert!(remedies::of_pod(&reason, "shop/client").is_some(), "{reason}");
+            }
             (found, expected) => panic!("{found:?} instead of {expected:?}"),
         }
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::control::kubernetes::endpoints::{Endpoint, SlicePort};
+use crate::control::kubernetes::remedies;
 
 const HERE: Place<'_> = Place {
     node: "here",
@@ -91,6 +92,10 @@ fn assert_left(service: &wire::Service, around: Around<'_>, words: &str) {
     };
     assert_eq!(&**id, "shop/cart");
     assert!(reason.contains(words), "{reason}");
+    assert!(
+        remedies::of_service(reason, id).is_some(),
+        "what to change: {reason}"
+    );
 }
 
 /// The Service is balanced, but for what has this id, for a reason with these words.
@@ -101,6 +106,10 @@ fn assert_beside(service: &wire::Service, id: &str, words: &str) {
     let beside: BTreeMap<_, _> = outcome.left_alone.into_iter().collect();
     let reason = beside.get(id).unwrap_or_else(|| panic!("{beside:?}"));
     assert!(reason.contains(words), "{reason}");
+    assert!(
+        remedies::of_service(reason, id).is_some(),
+        "what to change: {reason}"
+    );
 }
 
 #[test]
