@@ -3,10 +3,10 @@
 //! What happens to a call when its backend's stream ends early is decided here, by one table, and carried out elsewhere.
 
 use std::rc::Rc;
-use std::time::Duration;
 
 use super::actions::{ClientId, UpstreamId};
 use super::arena::Key;
+use super::growth::Growth;
 use super::replay::Kept;
 use crate::Time;
 use crate::balance::MemberKey;
@@ -174,41 +174,6 @@ impl Call {
     }
 }
 
-/// When a stream's receive window should be larger: when a whole window drains in less than the horizon, which is
-/// about two round trips.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Growth {
-    window: u32,
-    drained: u32,
-    since: Time,
-}
-
-impl Growth {
-    const fn new(window: u32, now: Time) -> Self {
-        Self {
-            window,
-            drained: 0,
-            since: now,
-        }
-    }
-
-    /// `bytes` were passed on. Returns the window's new size, if it should grow.
-    pub(super) fn drain(&mut self, now: Time, bytes: u32, horizon: Duration, most: u32) -> Option<u32> {
-        self.drained = self.drained.saturating_add(bytes);
-        if self.drained < self.window {
-            return None;
-        }
-        let fast = now.since(self.since) <= horizon;
-        self.drained = 0;
-        self.since = now;
-        if !fast || self.window >= most {
-            return None;
-        }
-        self.window = self.window.saturating_mul(2).min(most);
-        Some(self.window)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -239,21 +204,6 @@ mod tests {
         for (response, can_repeat, outcomes) in table {
             let found = losses.map(|loss| verdict(response, loss, can_repeat));
             assert_eq!(found, outcomes, "{response:?}, repeatable: {can_repeat}");
-        }
-    }
-
-    #[test]
-    fn a_window_grows_only_when_it_drains_within_the_horizon() {
-        let mut growth = Growth::new(100, Time::ZERO);
-        let horizon = Duration::from_millis(10);
-        assert_eq!(growth.drain(Time::ZERO + horizon, 99, horizon, 1000), None);
-        assert_eq!(growth.drain(Time::ZERO + horizon, 1, horizon, 1000), Some(200));
-        assert_eq!(growth.drain(Time::ZERO + 3 * horizon, 200, horizon, 1000), None);
-        for expected in [Some(400), Some(800), Some(1000), None] {
-            assert_eq!(
-                growth.drain(Time::ZERO + 3 * horizon, 1000, horizon, 1000),
-                expected
-            );
         }
     }
 }

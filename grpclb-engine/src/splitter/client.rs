@@ -155,6 +155,9 @@ impl Splitter {
             }
         }
         self.charge(now, id.into(), len);
+        if !end {
+            self.foresee(key, id.into(), stream, len);
+        }
         if let Place::Sent { upstream, stream } = place
             && let Some(upstream_link) = self.upstreams.get_mut(upstream.0)
         {

@@ -1,17 +1,13 @@
-//! From queues to bytes; and what their leaving gives back: credit, larger windows.
-
-use std::time::Duration;
+//! From queues to bytes; and what their leaving gives back: credit.
 
 use bytes::BytesMut;
 
 use super::actions::{ClientId, ConnId, UpstreamId};
 use super::call::{Place, Response};
+use super::growth::Terms;
 use super::{NO_CALL, Splitter};
 use crate::Time;
 use crate::connection::{Output, PingKind, Sent};
-
-/// A stream whose window drains within this time gets a larger one, however short the round trip.
-const LEAST_HORIZON: Duration = Duration::from_millis(10);
 
 /// DATA bytes between two measurements of the round trip.
 const MEASURE_EVERY: u64 = 256 << 10;
@@ -87,15 +83,13 @@ impl Splitter {
             } = place
                 && let Some(upstream) = self.upstreams.get_mut(upstream_id.0)
             {
-                upstream.link.conn.release(stream, what.bytes);
-                let horizon = upstream
-                    .round_trip
-                    .map_or(LEAST_HORIZON, |rtt| (2 * rtt).max(LEAST_HORIZON));
-                let grown = call.download.drain(now, what.bytes, horizon, self.config.window);
-                if let Some(size) = grown.filter(|_| !self.share.is_tight()) {
-                    upstream.link.conn.grow_stream_window(stream, size);
-                    upstream.link.conn.grow_connection_window(size.saturating_mul(2));
-                }
+                let terms = Terms {
+                    config: &self.config,
+                    round_trip: upstream.round_trip,
+                    tight: self.share.is_tight(),
+                };
+                call.download
+                    .pass_on(now, what.bytes, stream, &mut upstream.link, &terms);
                 if upstream.link.conn.wants_transmit() {
                     self.touch(upstream_id.into());
                 }
@@ -132,17 +126,15 @@ impl Splitter {
         let fresh = call.sent.saturating_sub(call.released);
         if fresh > 0 {
             call.released = call.sent;
-            let round_trip = self.upstreams.get(id.0).and_then(|upstream| upstream.round_trip);
-            let horizon = round_trip.map_or(LEAST_HORIZON, |rtt| (2 * rtt).max(LEAST_HORIZON));
-            let grown = call.upload.drain(now, fresh as u32, horizon, self.config.window);
+            let terms = Terms {
+                config: &self.config,
+                round_trip: self.upstreams.get(id.0).and_then(|upstream| upstream.round_trip),
+                tight: self.share.is_tight(),
+            };
             if let Some(client) = self.clients.get_mut(client_id.0) {
-                let conn = &mut client.link.conn;
-                conn.release(stream, fresh as u32);
-                if let Some(size) = grown.filter(|_| !self.share.is_tight()) {
-                    conn.grow_stream_window(stream, size);
-                    conn.grow_connection_window(size.saturating_mul(2));
-                }
-                if conn.wants_transmit() {
+                call.upload
+                    .pass_on(now, fresh as u32, stream, &mut client.link, &terms);
+                if client.link.conn.wants_transmit() {
                     self.touch(client_id.into());
                 }
             }

@@ -28,6 +28,8 @@ pub(super) struct Link {
     pub(super) buffered: u64,
     /// Its credit is held back; when to look whether it still has to be.
     pub(super) held: Option<Time>,
+    /// The stream window that its big messages have needed lately; 0: no stream needed more than what it begins with.
+    pub(super) bulk: u32,
     /// Calls that are on it, those included whose streams on it have ended.
     pub(super) calls: usize,
 }
@@ -42,6 +44,7 @@ impl Link {
             closing: None,
             buffered: 0,
             held: None,
+            bulk: 0,
             calls: 0,
         }
     }

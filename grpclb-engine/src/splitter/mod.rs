@@ -34,7 +34,8 @@
 //! | `call` | one call's state, and the table of what becomes of it when its backend is lost |
 //! | `pool` | from a call to a connection: pick, dial, wait |
 //! | `members` | pools when the Service's endpoints change |
-//! | `flow` | from queues to bytes; credit, windows |
+//! | `flow` | from queues to bytes; credit |
+//! | `growth` | how large windows become |
 //! | `memory` | what calls hold; credit that is held back for it |
 //! | `answer`, `reply` | calls that we answer ourselves |
 //! | `liveness` | PINGs for clients that ask whether the other end is alive; deadlines |
@@ -48,6 +49,7 @@ mod client;
 mod config;
 mod describe;
 mod flow;
+mod growth;
 mod link;
 mod liveness;
 mod members;

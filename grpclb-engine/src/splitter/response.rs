@@ -84,6 +84,9 @@ impl Splitter {
         }
         self.touch(client.into());
         self.charge(now, id.into(), len);
+        if !ended {
+            self.foresee(key, id.into(), stream, len);
+        }
         self.measure(now, id);
         if ended {
             self.response_ended(now, key);
