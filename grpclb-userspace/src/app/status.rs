@@ -24,7 +24,7 @@ use crate::admin::StatusSource;
 use crate::control::{Explainer, Health};
 use crate::data::{self, DataPlane, WorkerStatus};
 use crate::kernel;
-use crate::leftovers::{Count, Leftovers};
+use crate::leftovers::{Adoption, Count, Leftovers};
 use crate::model::{self, Desired, Protocol, ServiceId, ServicePort};
 use crate::observe::explain::{Explanation, Question};
 use crate::observe::{process, status as told};
@@ -158,7 +158,10 @@ impl Collector {
             .leftovers
             .count(bypassing::pods_of(&pods), known.steered())
             .await;
-        let pod_of = |pod: &PodStatus| pod_of(pod, bypassing.get(&pod.incarnation), &data);
+        let pod_of = |pod: &PodStatus| told::Pod {
+            adoption: self.leftovers.adoption(&pod.incarnation).map(adoption_of),
+            ..pod_of(pod, bypassing.get(&pod.incarnation), &data)
+        };
         told::Status {
             node: self.node.clone(),
             instance: self.instance.clone(),
@@ -329,7 +332,18 @@ fn pod_of(pod: &PodStatus, bypassing: Option<&Count>, data: &Data) -> told::Pod 
         bypassing: bypassing.map_or(0, Count::total),
         bypassing_to: bypassing.map(|count| count.bypassing.clone()).unwrap_or_default(),
         adopted: bypassing.map_or(0, |count| count.adopted),
+        adoption: None,
         ready_after_ms: pod.ready_after.map(|after| after.as_millis() as u64),
+    }
+}
+
+fn adoption_of(adoption: Adoption) -> told::Adoption {
+    told::Adoption {
+        request: adoption.request.to_string(),
+        found: adoption.found,
+        reset: adoption.reset,
+        ended: adoption.ended,
+        error: adoption.error,
     }
 }
 

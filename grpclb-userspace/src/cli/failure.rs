@@ -39,6 +39,7 @@ impl Failure {
                 Cluster::Kubeconfig(_)
                 | Cluster::Context { .. }
                 | Cluster::Refused { .. }
+                | Cluster::OtherVersion(_)
                 | Cluster::Malformed(_) => Exit::Failed,
             },
             Self::Agent(client::Error::NotAnAgent { .. }) | Self::NotUnderstood { .. } | Self::Runtime(_) => {

@@ -136,7 +136,7 @@ pub(super) fn put_together(cluster: &str, nodes: &[String], before: Option<&Roun
 }
 
 impl Round {
-    fn statuses(&self) -> impl Iterator<Item = (&str, &Status)> {
+    pub(super) fn statuses(&self) -> impl Iterator<Item = (&str, &Status)> {
         self.answers
             .iter()
             .filter_map(|(node, answer)| Some((node.as_str(), answer.as_ref().ok()?)))

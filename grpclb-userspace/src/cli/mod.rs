@@ -4,6 +4,7 @@
 //! one agent, [`cluster`] finds and reaches all of them, [`fleet`] puts their answers together, [`render`] draws, and
 //! [`failure`] is why there is no answer.
 
+mod adopt;
 mod cleanup;
 mod client;
 mod cluster;
@@ -87,6 +88,7 @@ enum Command {
     Agent(Box<app::Options>),
     Status(status::Options),
     Explain(explain::Options),
+    Adopt(adopt::Options),
     /// Say what this machine has and lacks for grpclb, and what follows
     Check(CheckOptions),
     Cleanup(cleanup::Options),
@@ -113,6 +115,7 @@ pub fn run() -> ExitCode {
         Command::Agent(options) => return agent(&options),
         Command::Status(options) => ask(status::run(&options)),
         Command::Explain(options) => ask(explain::run(&options)),
+        Command::Adopt(options) => ask(adopt::run(&options)),
         Command::Check(options) => check_machine(&options),
         Command::Cleanup(options) => cleanup::run(&options),
         Command::Version => print(concat!("grpclb ", env!("CARGO_PKG_VERSION"), "\n"), Exit::Success),

@@ -1,7 +1,8 @@
 //! Draws answers for people: plain text with aligned columns, coloured where the reader is a terminal.
 //!
-//! One file for each answer: [`agent`] (one agent's status), [`fleet`] (those of a cluster), [`explain`]. Here is what they share.
+//! One file for each answer: [`agent`] (one agent's status), [`fleet`] (those of a cluster), [`explain`], [`adoption`]. Here is what they share.
 
+mod adoption;
 mod agent;
 mod explain;
 mod fleet;
@@ -10,6 +11,7 @@ use std::fmt::Write as _;
 
 use comfy_table::{Attribute, Cell, CellAlignment, Color, ContentArrangement, Table, presets};
 
+pub(super) use adoption::adoption;
 pub(super) use agent::status;
 pub(super) use explain::explanation;
 pub(super) use fleet::fleet;

@@ -52,6 +52,20 @@ impl Count {
     }
 }
 
+/// What became of the last wish to adopt a pod's connections.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Adoption {
+    /// Which wish.
+    pub request: Arc<str>,
+    /// How many there were; `None` until they were counted.
+    pub found: Option<u64>,
+    /// How many of them were reset so far; the others had ended.
+    pub reset: u64,
+    pub ended: bool,
+    /// Why it ended early.
+    pub error: Option<String>,
+}
+
 /// Counts and resets them. Shared by who shows and who adopts.
 #[derive(Debug)]
 pub struct Leftovers {
@@ -64,8 +78,8 @@ pub struct Leftovers {
 struct State {
     counted: Option<Instant>,
     counts: BTreeMap<Arc<str>, Count>,
-    /// The request that each pod was adopted for last.
-    adopted: BTreeMap<Arc<str>, Arc<str>>,
+    /// The last wish of each pod.
+    adoptions: BTreeMap<Arc<str>, Adoption>,
 }
 
 impl Leftovers {
@@ -110,7 +124,7 @@ impl Leftovers {
         let mut state = self.lock();
         state.counted = Some(Instant::now());
         let known = |incarnation: &Arc<str>| pods.iter().any(|pod| pod.incarnation == *incarnation);
-        state.adopted.retain(|incarnation, _| known(incarnation));
+        state.adoptions.retain(|incarnation, _| known(incarnation));
         let before = std::mem::take(&mut state.counts);
         let adopted =
             |incarnation: &Arc<str>| before.get(incarnation).map_or(0, |count: &Count| count.adopted);
@@ -135,19 +149,55 @@ impl Leftovers {
     #[must_use]
     pub fn begin(&self, pod: &Pod, wish: &Adopt) -> bool {
         let incarnation = Arc::clone(&pod.incarnation);
-        let before = self.lock().adopted.insert(incarnation, Arc::clone(&wish.request));
-        before.as_ref() != Some(&wish.request)
+        let begun = Adoption {
+            request: Arc::clone(&wish.request),
+            ..Adoption::default()
+        };
+        let mut state = self.lock();
+        if state
+            .adoptions
+            .get(&incarnation)
+            .is_some_and(|known| known.request == wish.request)
+        {
+            return false;
+        }
+        state.adoptions.insert(incarnation, begun);
+        true
+    }
+
+    /// What became of the pod's last wish; `None` if it had none.
+    pub fn adoption(&self, incarnation: &Arc<str>) -> Option<Adoption> {
+        self.lock().adoptions.get(incarnation).cloned()
+    }
+
+    /// Notes how far the adoption of a pod has come; a newer wish's is not touched.
+    fn note(&self, pod: &Pod, wish: &Adopt, note: impl FnOnce(&mut Adoption)) {
+        let mut state = self.lock();
+        let adoption = state.adoptions.get_mut(&pod.incarnation);
+        if let Some(adoption) = adoption.filter(|adoption| adoption.request == wish.request) {
+            note(adoption);
+        }
     }
 
     /// Resets the pod's connections that bypass grpclb, at most `wish.rate` a second. Calls on them fail; what a client opens
     /// instead is steered. Returns how many were reset.
     pub async fn adopt(self: Arc<Self>, pod: Pod, services: Services, wish: Adopt) -> io::Result<u64> {
+        let outcome = self.reset_all(&pod, services, &wish).await;
+        self.note(&pod, &wish, |adoption| {
+            adoption.ended = true;
+            adoption.error = outcome.as_ref().err().map(ToString::to_string);
+        });
+        outcome
+    }
+
+    async fn reset_all(self: &Arc<Self>, pod: &Pod, services: Services, wish: &Adopt) -> io::Result<u64> {
         let pause = Duration::from_secs(1) / wish.rate.max(1);
-        let this = Arc::clone(&self);
+        let this = Arc::clone(self);
         let namespace = Arc::clone(&pod.namespace);
         let listed = tokio::task::spawn_blocking(move || this.bypassing(&namespace, &services));
         let (mut sockets, connections) = listed.await.map_err(io::Error::other)??;
         let (mut reset, found) = (0, connections.len());
+        self.note(pod, wish, |adoption| adoption.found = Some(found as u64));
         let mut pace = tokio::time::interval(pause);
         pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         for connection in connections {
@@ -156,6 +206,7 @@ impl Leftovers {
             if sockets.reset(&connection)? {
                 tracing::debug!(pod = %pod.name, peer = %connection.peer, local = %connection.local, "adopted: reset");
                 reset += 1;
+                self.note(pod, wish, |adoption| adoption.reset = reset);
                 let mut state = self.lock();
                 let count = state.counts.entry(Arc::clone(&pod.incarnation)).or_default();
                 count.adopted += 1;

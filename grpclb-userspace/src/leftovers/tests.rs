@@ -131,6 +131,11 @@ async fn adopting_resets_what_bypasses_paced_and_once_for_each_request() {
     let begun = Instant::now();
     let reset = Arc::clone(&leftovers).adopt(place.pod.clone(), known.clone(), wish.clone());
     assert_eq!(reset.await.unwrap(), 5);
+    let told = leftovers.adoption(&place.pod.incarnation).unwrap();
+    assert_eq!(
+        (told.found, told.reset, told.ended, told.error),
+        (Some(5), 5, true, None)
+    );
     assert!(
         begun.elapsed() >= Duration::from_millis(4 * 1000 / 20),
         "paced: {:?}",
@@ -168,5 +173,5 @@ async fn a_pod_that_is_gone_is_forgotten_and_its_namespace_let_go_of() {
     assert_eq!(Arc::strong_count(&place.pod.namespace), 1);
     tokio::time::sleep(FRESH).await;
     assert!(leftovers.count(vec![], services(&[])).await.is_empty());
-    assert!(leftovers.lock().adopted.is_empty());
+    assert!(leftovers.lock().adoptions.is_empty());
 }

@@ -163,9 +163,26 @@ pub struct Pod {
     /// Connections that were reset since `grpclb adopt` asked for it.
     #[serde(default)]
     pub adopted: u64,
+    /// What became of the last wish to adopt them.
+    #[serde(default)]
+    pub adoption: Option<Adoption>,
     /// Milliseconds from when the pod was both wanted and there until it was steered; `None` until then.
     #[serde(default)]
     pub ready_after_ms: Option<u64>,
+}
+
+/// Connections that bypassed grpclb were to be reset, so that they come back balanced.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Adoption {
+    /// Tells one wish from the next: what the annotation says.
+    pub request: String,
+    /// How many there were; `None` until they were counted.
+    pub found: Option<u64>,
+    /// How many were reset so far; the others had ended by themselves.
+    pub reset: u64,
+    pub ended: bool,
+    /// Why it ended early.
+    pub error: Option<String>,
 }
 
 /// How far a pod has come.

@@ -113,6 +113,7 @@ impl Cluster {
         forwarder.abort();
         match answer {
             Ok(answer) => Ok(answer),
+            Err(client::BadAnswer::NotKnown(_)) => Err(Error::OtherVersion(agent.node.clone())),
             // The kubelet's own words say more than a stream that ended.
             Err(error) => {
                 let said = match refused {

@@ -76,6 +76,10 @@ pub(super) enum Error {
         namespace: String,
     },
     #[error(
+        "the agent on {0} is of another version than this grpclb, and does not know the question: use the grpclb of its version"
+    )]
+    OtherVersion(String),
+    #[error(
         "the agent on {node} ({pod}) does not answer: {cause}; its log says more (kubectl logs -n {namespace} {pod})"
     )]
     Agent {

@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 /// `2026-11-21T12:31:07Z` (RFC 3339).
-pub(super) fn rfc3339(time: SystemTime) -> String {
+pub fn rfc3339(time: SystemTime) -> String {
     let seconds = time
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default()
@@ -13,7 +13,7 @@ pub(super) fn rfc3339(time: SystemTime) -> String {
 }
 
 /// `12:31:07`.
-pub(super) fn time_of_day(time: SystemTime) -> String {
+pub fn time_of_day(time: SystemTime) -> String {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     of_day(since.as_secs())
 }

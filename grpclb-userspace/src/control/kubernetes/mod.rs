@@ -9,7 +9,7 @@
 
 pub mod annotations;
 mod api;
-mod clock;
+pub mod clock;
 mod complaints;
 mod endpoints;
 mod names;
