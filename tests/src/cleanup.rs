@@ -1,9 +1,10 @@
 //! Names for what a run makes on this machine, and the removal of all that carries such a name.
 //!
-//! A name says which process made it (pid and start time), so that what a killed run left is told from what a live one
-//! uses. Namespaces, cgroups, pins and scratch folders are found by name; nothing else is ever touched.
+//! A name says which process made it (its namespace of processes, pid and start time), so that what a killed run left is
+//! told from what a live one uses. Namespaces, cgroups, pins and scratch folders are found by name; nothing else is ever touched.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Once;
@@ -83,15 +84,31 @@ pub fn wait_if_interrupted() {
 
 fn own_prefix() -> String {
     let pid = std::process::id();
-    format!("{FAMILY}{pid}-{}-", start_time(pid).unwrap_or_default())
+    format!("{}{}-", prefix_of(pid), start_time(pid).unwrap_or_default())
+}
+
+/// How the names begin that a process of this namespace of processes gives.
+pub fn prefix_of(pid: u32) -> String {
+    format!("{FAMILY}{:x}-{pid}-", pid_namespace().unwrap_or_default())
 }
 
 fn owner_lives(name: &str) -> bool {
     let mut parts = name.strip_prefix(FAMILY).unwrap_or(name).split('-');
-    let (Some(pid), Some(started)) = (parts.next().and_then(|pid| pid.parse().ok()), parts.next()) else {
+    let namespace = parts.next().and_then(|id| u64::from_str_radix(id, 16).ok());
+    let (Some(namespace), Some(pid), Some(started)) = (
+        namespace,
+        parts.next().and_then(|pid| pid.parse().ok()),
+        parts.next(),
+    ) else {
         return false;
     };
-    start_time(pid).is_some_and(|now| now == started)
+    // Of what lives in another namespace of processes (another container on this machine), nothing can be seen from here.
+    Some(namespace) != pid_namespace() || start_time(pid).is_some_and(|now| now == started)
+}
+
+/// Identifies the namespace in which process ids mean something.
+fn pid_namespace() -> Option<u64> {
+    Some(fs::metadata("/proc/self/ns/pid").ok()?.ino())
 }
 
 /// Field 22 of `/proc/PID/stat`; the fields are counted after the command's name, which may hold anything.
@@ -157,7 +174,8 @@ fn remove_namespace(name: &str) {
 }
 
 fn kill_process(pid: &str) {
-    if let Ok(pid) = pid.trim().parse::<i32>() {
+    // A process of another namespace is called 0 here, and kill(2) would take that for our own process group.
+    if let Some(pid) = pid.trim().parse::<i32>().ok().filter(|pid| *pid > 0) {
         let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
     }
 }

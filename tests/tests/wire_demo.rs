@@ -27,7 +27,7 @@ fn begun_demo() -> (Child, String) {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let own = format!("glbt-{}-", child.id());
+    let own = cleanup::prefix_of(child.id());
     let up = wait_until(Duration::from_mins(1), || {
         !named(&own).is_empty() && cgroup_is_used(&own)
     });
