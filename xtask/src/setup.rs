@@ -283,7 +283,9 @@ fn install_packages(steps: &[Step]) -> Result<()> {
     install
         .env("DEBIAN_FRONTEND", "noninteractive")
         .args(["-q", "-y", "--no-install-recommends", "install"]);
-    progress::run(&format!("apt-get install {names}"), install.args(&packages))
+    progress::run(&format!("apt-get install {names}"), install.args(&packages)).context(
+        "of these, LLVM 22 and a new rustc are in Debian 12's security updates: is bookworm-security among apt's sources?",
+    )
 }
 
 /// The linker of the kernel programs, against Debian's LLVM 22: an older llvm-config on the PATH would be taken otherwise.
