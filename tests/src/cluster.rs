@@ -76,6 +76,12 @@ impl Cluster {
         run_with(self.kubectl_command().args(["apply", "-f", "-"]), manifests).map(drop)
     }
 
+    /// What the API server would say to manifests; a field that it does not know is an error.
+    pub fn dry_run(&self, manifests: &str) -> Result<String> {
+        let arguments = ["apply", "--dry-run=server", "--validate=strict", "-f", "-"];
+        run_with(self.kubectl_command().args(arguments), manifests)
+    }
+
     /// Runs `cargo xtask cluster` for this cluster: `exec`, `stop`, `start` and the rest.
     pub fn xtask(&self, arguments: &[&str]) -> Result<String> {
         run(xtask()?.args(["cluster", "--name", &self.name]).args(arguments))

@@ -13,6 +13,12 @@ use crate::peers::Outcome;
 /// What `kubectl apply -k` is given.
 const BASE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/kustomize/base");
 
+/// For nodes whose agents were killed.
+const CLEANUP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/kustomize/cleanup");
+
+/// The agent of the next version of the ABI, as `cargo xtask image --next-abi` makes it.
+pub const NEXT_ABI_IMAGE: &str = concat!("docker.io/grpclb/grpclb:", env!("CARGO_PKG_VERSION"), "-next-abi");
+
 /// The namespace that the manifests make.
 pub const NAMESPACE: &str = "grpclb-system";
 
@@ -44,6 +50,17 @@ impl Installed {
         let mut words = vec!["--namespace", NAMESPACE];
         words.extend(arguments);
         self.cluster.kubectl(&words)
+    }
+
+    /// The version of the ABI that a node's newest agent has written into its maps.
+    pub fn abi_version(&self, node: &str) -> Result<u64> {
+        let map = "/sys/fs/bpf/grpclb/current/instance";
+        let printed = self
+            .cluster
+            .exec_on(node, &["bpftool", "--json", "map", "dump", "pinned", map])?;
+        let dump: Value = serde_json::from_str(&printed).context("bpftool printed no JSON")?;
+        let version = &dump[0]["formatted"]["value"]["abi_version"];
+        version.as_u64().with_context(|| format!("no version in {dump}"))
     }
 
     /// What the agent of its node says of a pod (`namespace/name`); nothing if no agent knows it.
@@ -88,6 +105,16 @@ impl Drop for Installed {
             eprintln!("{error:#}");
         }
     }
+}
+
+/// Runs the cleanup on every node, waits until it has found nothing more, and takes it away again.
+pub fn clean_up(cluster: &Cluster) -> Result<()> {
+    let timeout = format!("--timeout={}s", PATIENCE.as_secs());
+    cluster.kubectl(&["apply", "-k", CLEANUP])?;
+    let namespaced = ["--namespace", "grpclb-cleanup", "rollout", "status"];
+    let done = cluster.kubectl(&[&namespaced[..], &["daemonset/grpclb-cleanup", &timeout]].concat());
+    cluster.kubectl(&["delete", "-k", CLEANUP, "--wait", &timeout])?;
+    done.map(drop)
 }
 
 /// A load in a client pod that runs until it is told to end.

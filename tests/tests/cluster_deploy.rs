@@ -5,7 +5,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use grpclb_tests::cluster::Cluster;
-use grpclb_tests::install::{ClusterLoad, Installed, NAMESPACE, calls_reach, holds_something};
+use grpclb_tests::install::{
+    ClusterLoad, Installed, NAMESPACE, NEXT_ABI_IMAGE, calls_reach, clean_up, holds_something,
+};
 
 /// For a label to take effect: a second, and what kubectl takes on a busy machine.
 const SOON: Duration = Duration::from_secs(20);
@@ -54,6 +56,41 @@ fn a_restart_of_the_agents_under_load_fails_no_call() {
         // The new agents do the work.
         calls_reach(&namespace, "client", "echo:50051", 3, SOON).unwrap();
     }
+    let outcome = load.finish().unwrap();
+    assert!(outcome.calls > 1000, "it is a load: {outcome:?}");
+    assert_eq!(outcome.failed(), 0, "{:?} {:?}", outcome.errors, outcome.messages);
+    assert_eq!(outcome.per_backend.len(), 3);
+}
+
+/// May fail: none. The other version's kernel tables have another layout: for a while both are attached to the same pods.
+#[test]
+fn an_upgrade_to_another_abi_and_the_way_back_fail_no_call() {
+    let cluster = Cluster::find().unwrap();
+    let installed = Installed::new(&cluster).unwrap();
+    let namespace = cluster.namespace("abi").unwrap();
+    namespace.start_servers("echo", 3).unwrap();
+    namespace.start_client("client", None).unwrap();
+    cluster
+        .kubectl(&["label", "namespace", namespace.name(), ON])
+        .unwrap();
+    calls_reach(&namespace, "client", "echo:50051", 3, SOON).unwrap();
+    let versions = || ["node1", "node2"].map(|node| installed.abi_version(node).unwrap());
+    let of_base = versions();
+
+    let load = ClusterLoad::start(&namespace, "client", "echo:50051", 4, 16).unwrap();
+    let image = format!("agent={NEXT_ABI_IMAGE}");
+    installed
+        .kubectl(&["set", "image", "daemonset/grpclb", &image])
+        .unwrap();
+    installed.wait_until_ready().unwrap();
+    calls_reach(&namespace, "client", "echo:50051", 3, SOON).unwrap();
+    assert_eq!(versions(), of_base.map(|version| version + 1));
+    installed
+        .kubectl(&["rollout", "undo", "daemonset/grpclb"])
+        .unwrap();
+    installed.wait_until_ready().unwrap();
+    calls_reach(&namespace, "client", "echo:50051", 3, SOON).unwrap();
+    assert_eq!(versions(), of_base);
     let outcome = load.finish().unwrap();
     assert!(outcome.calls > 1000, "it is a load: {outcome:?}");
     assert_eq!(outcome.failed(), 0, "{:?} {:?}", outcome.errors, outcome.messages);
@@ -161,4 +198,33 @@ fn after_the_uninstall_the_plain_way_works_and_no_pin_is_left_on_any_node() {
     for node in ["node1", "node2"] {
         assert!(!holds_something(&cluster, node, pins).unwrap(), "{node}");
     }
+}
+
+/// Killed, and never started again: the kubelets are down meanwhile, and the pods are gone when they come back.
+#[test]
+fn what_killed_agents_left_is_gone_from_every_node_after_the_cleanup() {
+    const NODES: [&str; 2] = ["node1", "node2"];
+    let cluster = Cluster::find().unwrap();
+    let installed = Installed::new(&cluster).unwrap();
+    let kubelets = NODES.map(|node| cluster.stop(node, "kubelet").unwrap());
+    for node in NODES {
+        cluster
+            .exec_on(node, &["pkill", "-KILL", "-x", "grpclb"])
+            .unwrap();
+    }
+    installed
+        .kubectl(&["delete", "daemonset", "grpclb", "--cascade=orphan"])
+        .unwrap();
+    installed
+        .kubectl(&["delete", "pods", "--all", "--force", "--grace-period=0"])
+        .unwrap();
+    installed.uninstall().unwrap();
+    drop(kubelets);
+    let left = |folder: &str| NODES.map(|node| holds_something(&cluster, node, Path::new(folder)).unwrap());
+    assert_eq!(left("/sys/fs/bpf/grpclb"), [true, true]);
+    assert_eq!(left("/run/grpclb"), [true, true]);
+
+    clean_up(&cluster).unwrap();
+    assert_eq!(left("/sys/fs/bpf/grpclb"), [false, false]);
+    assert_eq!(left("/run/grpclb"), [false, false]);
 }

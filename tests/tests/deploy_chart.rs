@@ -222,7 +222,7 @@ fn wrong_values_are_refused_with_a_line_that_names_them() {
     }
 }
 
-/// The chart's has the release's service account, which OpenShift admits, and is in the release's namespace.
+/// But for its namespace, which is the release's, and the service account that a value lets be admitted there.
 #[test]
 fn the_chart_cleans_up_as_the_kustomization_for_that_does() {
     let chart = chart(&["mode=cleanup"]);

@@ -23,7 +23,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 /// Builds the kernel programs and the agent that embeds them, and returns the path of its binary.
 pub(crate) fn agent() -> Result<PathBuf> {
-    build_ebpf::object()?;
+    build_ebpf::object(build_ebpf::Abi::Current)?;
     let mut command = workspace::cargo();
     progress::run(
         "the agent",

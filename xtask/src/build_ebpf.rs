@@ -26,22 +26,47 @@ pub(crate) struct Options {
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     setup::ensure(&[Need::KernelToolchain], options.no_install)?;
-    println!("{}", object()?.display());
+    println!("{}", object(Abi::Current)?.display());
     Ok(())
 }
 
+/// Which version of the bytes that the kernel programs and the agent share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Abi {
+    Current,
+    /// The one after it, which only tests of upgrades want.
+    Next,
+}
+
+impl Abi {
+    /// What the crates are told.
+    pub(crate) fn features(self) -> &'static [&'static str] {
+        match self {
+            Abi::Current => &[],
+            Abi::Next => &["--features", "next-abi"],
+        }
+    }
+
+    fn file_name(self) -> &'static str {
+        match self {
+            Abi::Current => "grpclb.bpf.o",
+            Abi::Next => "grpclb-next-abi.bpf.o",
+        }
+    }
+}
+
 /// Builds the object and returns its path.
-pub(crate) fn object() -> Result<PathBuf> {
+pub(crate) fn object(abi: Abi) -> Result<PathBuf> {
     let toolchain = Toolchain::find()?;
     let target = workspace::target().join("ebpf");
     progress::run(
         &format!("the kernel programs, with {}", toolchain.name()),
-        &mut toolchain.build(&target)?,
+        toolchain.build(&target)?.args(abi.features()),
     )?;
 
     let built = target.join("bpfel-unknown-none/release/grpclb-bpf");
     let bytes = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
-    let finished = target.join("grpclb.bpf.o");
+    let finished = target.join(abi.file_name());
     fs::write(
         &finished,
         text::show_as_text(bytes).context("the kernel programs' BTF")?,
@@ -50,7 +75,7 @@ pub(crate) fn object() -> Result<PathBuf> {
 
     let folder = workspace::root().join("target/bpf");
     fs::create_dir_all(&folder)?;
-    let object = folder.join("grpclb.bpf.o");
+    let object = folder.join(abi.file_name());
     let bytes = fs::read(&finished)?;
     // The agent is rebuilt when this file changes, so it is written only when its contents do.
     if fs::read(&object).ok().as_deref() != Some(&bytes) {

@@ -77,6 +77,7 @@ impl Tier {
             Tier::Cluster => &[
                 Need::Root,
                 Need::Namespaces,
+                Need::Bpftool,
                 Need::KernelToolchain,
                 Need::Go,
                 Need::Busybox,
@@ -152,11 +153,19 @@ fn in_a_cluster() -> Vec<Step> {
     vec![
         Step::Check("the tests' image", cargo(&["xtask", "image", "--test"])),
         Step::Check("the agent's image", cargo(&["xtask", "image"])),
+        Step::Check(
+            "the image of another ABI",
+            cargo(&["xtask", "image", "--next-abi"]),
+        ),
         Step::Check("a cluster", cluster(&["up", "--nodes", "2"])),
         Step::Check("the tests' image loaded", cluster(&["load", &image("test")])),
         Step::Check(
             "the agent's image loaded",
             cluster(&["load", &image(&format!("grpclb-{version}"))]),
+        ),
+        Step::Check(
+            "the image of another ABI loaded",
+            cluster(&["load", &image(&format!("grpclb-{version}-next-abi"))]),
         ),
         tests,
         Step::Check("the cluster's end", cluster(&["down"])),
@@ -211,7 +220,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let started = Instant::now();
     if needs.contains(&Need::KernelToolchain) {
         // First of all, since the agent embeds the object: every later build then finds it.
-        build_ebpf::object()?;
+        build_ebpf::object(build_ebpf::Abi::Current)?;
     }
     let results: Vec<(Tier, Counts)> = tiers
         .into_iter()

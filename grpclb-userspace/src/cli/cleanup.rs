@@ -159,7 +159,7 @@ fn stay(options: &Options) -> Result<Exit, Failure> {
 }
 
 fn lines(sentences: &[String]) -> String {
-    sentences.iter().map(|sentence| format!("{sentence}\n")).collect()
+    sentences.iter().flat_map(|sentence| [sentence, "\n"]).collect()
 }
 
 /// What is still there; nothing where the directory is not.

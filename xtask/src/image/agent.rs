@@ -7,20 +7,27 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use super::{Entry, Image, sbom};
+use crate::build_ebpf::{self, Abi};
 use crate::setup::{self, Need};
-use crate::{build_ebpf, progress, workspace};
+use crate::{progress, workspace};
 
 /// What manifests call it, without the tag.
 const REPOSITORY: &str = "docker.io/grpclb/grpclb";
 
 /// Builds the program and the bill of materials, writes the archive, or the files alone into `folder`, and returns where
 /// that is.
-pub(crate) fn build(version: &str, debug: bool, folder: Option<&Path>, no_install: bool) -> Result<PathBuf> {
+pub(crate) fn build(
+    version: &str,
+    abi: Abi,
+    debug: bool,
+    folder: Option<&Path>,
+    no_install: bool,
+) -> Result<PathBuf> {
     setup::ensure(&[Need::KernelToolchain], no_install)?;
     let images = workspace::target().join("images");
     fs::create_dir_all(&images)?;
     let program = images.join("grpclb");
-    strip(&static_program(debug)?, &program)?;
+    strip(&static_program(abi, debug)?, &program)?;
     let materials = images.join(format!("grpclb-{version}.cdx.json"));
     fs::write(&materials, sbom::of_agent(target()?, version)?)?;
 
@@ -90,8 +97,8 @@ fn strip(program: &Path, target: &Path) -> Result<()> {
     progress::run("stripped", &mut strip)
 }
 
-fn static_program(debug: bool) -> Result<PathBuf> {
-    build_ebpf::object()?;
+fn static_program(abi: Abi, debug: bool) -> Result<PathBuf> {
+    let object = build_ebpf::object(abi)?;
     let target = target()?;
     let flags = format!(
         "CARGO_TARGET_{}_RUSTFLAGS",
@@ -100,8 +107,10 @@ fn static_program(debug: bool) -> Result<PathBuf> {
     let mut command = workspace::cargo();
     command
         .env(flags, "-C target-feature=+crt-static")
+        .envs((abi == Abi::Next).then_some(("GRPCLB_EBPF_OBJECT", object)))
         .args(["build", "-p", "grpclb-userspace", "--bin", "grpclb"])
         .args(["--target", target])
+        .args(abi.features())
         .args((!debug).then_some("--release"));
     progress::run("the agent, static", &mut command)?;
     let profile = if debug { "debug" } else { "release" };
