@@ -15,6 +15,9 @@ use crate::observe::{Status, metrics};
 /// How long a snapshot may take to make.
 pub(super) const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// The same for the check; below what a client waits for.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(4);
+
 /// Which port was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Port {
@@ -36,12 +39,15 @@ pub(super) async fn answer(
 ) -> Response<Full<Bytes>> {
     let path = uri.path();
     let known = match port {
-        Port::Admin => matches!(path, "/status" | "/explain" | "/readyz" | "/livez" | "/metrics"),
+        Port::Admin => matches!(
+            path,
+            "/status" | "/explain" | "/check" | "/readyz" | "/livez" | "/metrics"
+        ),
         Port::Metrics => matches!(path, "/metrics" | "/readyz" | "/livez"),
     };
     if !known {
         let paths = if port == Port::Admin {
-            "/status, /explain, /readyz, /livez and /metrics"
+            "/status, /explain, /check, /readyz, /livez and /metrics"
         } else {
             "/metrics, /readyz and /livez"
         };
@@ -65,11 +71,17 @@ pub(super) async fn answer(
     if path == "/livez" {
         return response(StatusCode::OK, TEXT, "ok\n".to_owned());
     }
+    if path == "/check" {
+        return match tokio::time::timeout(CHECK_TIMEOUT, source.check()).await {
+            Ok(report) => response(StatusCode::OK, JSON, report),
+            Err(_) => late(CHECK_TIMEOUT),
+        };
+    }
     if path == "/explain" {
         return explain(uri.query().unwrap_or_default(), source).await;
     }
     let Ok(status) = tokio::time::timeout(STATUS_TIMEOUT, source.status()).await else {
-        return late();
+        return late(STATUS_TIMEOUT);
     };
     match path {
         "/status" => json(&status),
@@ -85,7 +97,7 @@ async fn explain(query: &str, source: &Arc<dyn StatusSource>) -> Response<Full<B
     };
     match tokio::time::timeout(STATUS_TIMEOUT, source.explain(question)).await {
         Ok(explanation) => json(&explanation),
-        Err(_) => late(),
+        Err(_) => late(STATUS_TIMEOUT),
     }
 }
 
@@ -96,11 +108,8 @@ fn json(value: &impl serde::Serialize) -> Response<Full<Bytes>> {
     }
 }
 
-fn late() -> Response<Full<Bytes>> {
-    let message = format!(
-        "the agent did not tell its status within {} s\n",
-        STATUS_TIMEOUT.as_secs()
-    );
+fn late(limit: Duration) -> Response<Full<Bytes>> {
+    let message = format!("the agent did not tell its status within {} s\n", limit.as_secs());
     response(StatusCode::SERVICE_UNAVAILABLE, TEXT, message)
 }
 

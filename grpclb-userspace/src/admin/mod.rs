@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `/status` | [`crate::observe::Status`] as JSON |
 //! | `/explain?pod=NAME&service=NAME:PORT&namespace=NAME` | [`Explanation`] as JSON; without a namespace any pod of that name |
+//! | `/check` | what `grpclb check` finds in the agent's place, as JSON |
 //! | `/readyz` | 200 `ready`, or 503 with a reason a line; on both ports, the reasons on loopback only |
 //! | `/livez` | 200 as long as the process answers; the watchdog ends one whose workers stand still; on both ports |
 //! | `/metrics` | Prometheus text, on both ports |
@@ -38,7 +39,10 @@ pub trait StatusSource: Send + Sync + 'static {
     /// A snapshot of everything, made for this question. It is given 2 s, then the client gets 503.
     fn status(&self) -> Pin<Box<dyn Future<Output = Status> + Send + '_>>;
 
-    /// Why a pod's calls to a Service are balanced, or are not; as quick.
+    /// What this machine has and lacks, as JSON; given 4 s, for everything is tried out.
+    fn check(&self) -> Pin<Box<dyn Future<Output = String> + Send + '_>>;
+
+    /// Why a pod's calls to a Service are balanced, or are not; as quick as [`status`](Self::status).
     fn explain(&self, question: Question) -> Pin<Box<dyn Future<Output = Explanation> + Send + '_>>;
 }
 

@@ -21,6 +21,10 @@ impl StatusSource for Fixed {
         })
     }
 
+    fn check(&self) -> Pin<Box<dyn Future<Output = String> + Send + '_>> {
+        Box::pin(async { "{}".to_owned() })
+    }
+
     fn explain(&self, question: Question) -> Pin<Box<dyn Future<Output = Explanation> + Send + '_>> {
         Box::pin(async move {
             Explanation {
@@ -179,7 +183,7 @@ fn nothing_can_be_changed_and_unknown_pages_say_what_there_is() {
     assert_eq!(status, "HTTP/1.1 404 Not Found");
     assert_eq!(
         body,
-        "no such page; there is /status, /explain, /readyz, /livez and /metrics\n"
+        "no such page; there is /status, /explain, /check, /readyz, /livez and /metrics\n"
     );
 }
 

@@ -176,6 +176,9 @@ impl<'o> Agent<'o> {
             leftovers: Arc::clone(&leftovers),
             explainer: control.explainer.clone(),
             lists_all: !options.kubernetes,
+            cgroup: options.cgroup.clone(),
+            bpffs: options.bpffs.clone(),
+            checking: tokio::sync::Mutex::default(),
             services: watch::channel(Arc::default()).0,
             delays: Delays::default(),
         });

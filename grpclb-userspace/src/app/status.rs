@@ -57,6 +57,10 @@ pub(super) struct Collector {
     pub(super) explainer: Option<Explainer>,
     /// Whether Services that nobody has used are told of: a cluster can have ten thousand.
     pub(super) lists_all: bool,
+    /// What the check is to look at, as the agent was told.
+    pub(super) cgroup: Option<PathBuf>,
+    pub(super) bpffs: PathBuf,
+    pub(super) checking: tokio::sync::Mutex<()>,
 }
 
 /// The Services as they were taken up last.
@@ -138,6 +142,10 @@ impl StatusSource for Collector {
         Box::pin(self.collect())
     }
 
+    fn check(&self) -> Pin<Box<dyn Future<Output = String> + Send + '_>> {
+        Box::pin(self.checked())
+    }
+
     fn explain(&self, question: Question) -> Pin<Box<dyn Future<Output = Explanation> + Send + '_>> {
         Box::pin(self.explained(question))
     }
@@ -199,6 +207,15 @@ impl Collector {
             };
             used.as_ref().is_none_or(is_used)
         })
+    }
+
+    /// Looks at the machine as `grpclb check` does; one look at a time, for it loads programs.
+    async fn checked(&self) -> String {
+        let _one = self.checking.lock().await;
+        let (cgroup, bpffs) = (self.cgroup.clone(), self.bpffs.clone());
+        let check = move || serde_json::to_string(&kernel::check::run(cgroup.as_deref(), &bpffs));
+        let report = tokio::task::spawn_blocking(check).await;
+        report.map_or_else(|error| error.to_string(), Result::unwrap_or_default)
     }
 
     /// Answers why a pod's calls are balanced, or are not.

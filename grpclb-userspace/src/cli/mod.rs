@@ -5,6 +5,8 @@
 //! [`failure`] is why there is no answer.
 
 mod adopt;
+mod bugreport;
+mod check;
 mod cleanup;
 mod client;
 mod cluster;
@@ -21,8 +23,8 @@ use std::process::ExitCode;
 
 use clap::{FromArgMatches as _, Parser, Subcommand};
 
+use crate::app;
 use crate::control::{self, file};
-use crate::{app, kernel};
 use failure::Failure;
 
 /// What an exit status means. docs/configuration.md has the same table; a test compares them.
@@ -89,24 +91,11 @@ enum Command {
     Status(status::Options),
     Explain(explain::Options),
     Adopt(adopt::Options),
-    /// Say what this machine has and lacks for grpclb, and what follows
-    Check(CheckOptions),
+    Bugreport(bugreport::Options),
+    Check(check::Options),
     Cleanup(cleanup::Options),
     /// Print the version
     Version,
-}
-
-#[derive(Debug, clap::Args)]
-struct CheckOptions {
-    /// The cgroup (v2) that the agent would attach to; by default that of the pods (kubepods), else the root
-    #[arg(long, value_name = "DIR")]
-    cgroup: Option<PathBuf>,
-    /// Where maps would be pinned
-    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/grpclb")]
-    bpffs: PathBuf,
-    /// Print JSON instead of a table
-    #[arg(long)]
-    json: bool,
 }
 
 /// Does what the command line says.
@@ -116,7 +105,8 @@ pub fn run() -> ExitCode {
         Command::Status(options) => ask(status::run(&options)),
         Command::Explain(options) => ask(explain::run(&options)),
         Command::Adopt(options) => ask(adopt::run(&options)),
-        Command::Check(options) => check_machine(&options),
+        Command::Bugreport(options) => ask(bugreport::run(&options)),
+        Command::Check(options) => check::run(&options),
         Command::Cleanup(options) => cleanup::run(&options),
         Command::Version => print(concat!("grpclb ", env!("CARGO_PKG_VERSION"), "\n"), Exit::Success),
     };
@@ -187,17 +177,6 @@ fn agent(options: &app::Options) -> ExitCode {
     } else {
         Exit::Failed.into()
     }
-}
-
-/// `grpclb check`.
-fn check_machine(options: &CheckOptions) -> Exit {
-    let report = kernel::check::run(options.cgroup.as_deref(), &options.bpffs);
-    let exit = if report.usable() { Exit::Success } else { Exit::No };
-    if options.json {
-        return print_json(&report, exit);
-    }
-    let table = kernel::check::table(&report, colours());
-    print(&format!("{}\n", table.trim_end()), exit)
 }
 
 /// Whether standard output is a terminal that wants colours (<https://no-color.org>).

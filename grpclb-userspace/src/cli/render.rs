@@ -1,9 +1,10 @@
 //! Draws answers for people: plain text with aligned columns, coloured where the reader is a terminal.
 //!
-//! One file for each answer: [`agent`] (one agent's status), [`fleet`] (those of a cluster), [`explain`], [`adoption`]. Here is what they share.
+//! One file for each answer: [`agent`] (one agent's status), [`fleet`] (those of a cluster), [`explain`], [`adoption`], [`check`]. Here is what they share.
 
 mod adoption;
 mod agent;
+mod check;
 mod explain;
 mod fleet;
 
@@ -13,6 +14,7 @@ use comfy_table::{Attribute, Cell, CellAlignment, Color, ContentArrangement, Tab
 
 pub(super) use adoption::adoption;
 pub(super) use agent::status;
+pub(super) use check::check;
 pub(super) use explain::explanation;
 pub(super) use fleet::fleet;
 

@@ -16,13 +16,13 @@ use super::plan::{HOOKS, Need};
 use super::{Error, attach, cgroup, loader, object, pins, plan};
 
 /// What the check found.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Report {
     pub lines: Vec<Line>,
 }
 
 /// One thing that was looked at.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Line {
     /// What: "BTF", "cgroup v2", "hook connect4".
     pub subject: String,
@@ -34,7 +34,7 @@ pub struct Line {
 }
 
 /// How bad it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
     Ok,

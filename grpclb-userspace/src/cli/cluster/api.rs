@@ -1,7 +1,5 @@
 //! One request to the API server, and what its failure means for the person who asked.
 
-#![allow(dead_code)] // `explain`, `adopt` and `bugreport` come next
-
 use std::fmt;
 use std::time::Duration;
 
@@ -131,6 +129,18 @@ impl Cluster {
                 return Ok(items);
             }
         }
+    }
+
+    /// The Events of a namespace that the agents wrote.
+    pub(in crate::cli) async fn own_events<T: DeserializeOwned>(
+        &self,
+        namespace: &str,
+    ) -> Result<Vec<T>, Error> {
+        let path = Resource::EVENTS.path(Some(namespace));
+        let asked = Asked::new("list", Resource::EVENTS, Some(namespace), None);
+        let request = Request::get(format!("{path}?fieldSelector=source%3Dgrpclb"));
+        let list: List<T> = self.ask(request, Vec::new(), &asked).await?;
+        Ok(list.items)
     }
 
     /// Sets an annotation of an object, with the user's own rights.
