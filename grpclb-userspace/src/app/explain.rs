@@ -229,7 +229,11 @@ fn sentence(
     let bypassing: u64 = answers.iter().map(|(port, _)| port.bypassing).sum();
     match conclusion {
         Conclusion::Balanced if bypassing > 0 => {
-            let older = format!("{bypassing} older connections bypass grpclb until they end or are adopted");
+            let older = if bypassing == 1 {
+                "1 older connection bypasses grpclb until it ends or is adopted".to_owned()
+            } else {
+                format!("{bypassing} older connections bypass grpclb until they end or are adopted")
+            };
             let adopt = pod
                 .split_once('/')
                 .map(|(namespace, name)| format!("grpclb adopt -n {namespace} {name}"));
