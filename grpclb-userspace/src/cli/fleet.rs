@@ -304,3 +304,6 @@ fn unsteered<'s>(node: &'s str, status: &'s Status) -> impl Iterator<Item = Unst
         reason: pod.reason.clone(),
     })
 }
+
+#[cfg(test)]
+pub(super) mod tests;

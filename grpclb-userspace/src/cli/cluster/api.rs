@@ -313,3 +313,72 @@ pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{Exit, failure::Failure};
+
+    /// What is said, and the exit status, when the API server answers so. A client wants a runtime around it.
+    fn said(code: u16, message: &str) -> (String, Exit) {
+        let config = kube::Config::new("https://api.example:6443".parse().unwrap());
+        let cluster = Cluster {
+            client: Client::try_from(config).unwrap(),
+            server: "https://api.example:6443/".to_owned(),
+            namespace: "default".to_owned(),
+            agents: "grpclb-system".to_owned(),
+        };
+        let status = kube::core::Status {
+            code,
+            message: message.to_owned(),
+            ..kube::core::Status::default()
+        };
+        let asked = Asked::new("get", Resource::PODS, Some("shop"), Some("cart-0"));
+        let failure = Failure::from(cluster.failure(&kube::Error::Api(status.boxed()), &asked));
+        (failure.to_string(), failure.exit())
+    }
+
+    #[tokio::test]
+    async fn every_refusal_is_one_line_that_names_the_right_or_the_object() {
+        let forbidden = r#"pods "cart-0" is forbidden: User "alice" cannot get resource "pods" in API group "" in the namespace "shop""#;
+        let refused_by_policy =
+            "namespaces \"shop\" is forbidden: ValidatingAdmissionPolicy 'x' denied request: not like this";
+        for (code, message, expected, exit) in [
+            (
+                403,
+                forbidden,
+                "you are not permitted to get pods in the namespace shop (403); an administrator can grant it to \"alice\" \
+                 (docs/commands.md lists what each command needs)",
+                Exit::Forbidden,
+            ),
+            (
+                403,
+                refused_by_policy,
+                "you are not permitted to get pods in the namespace shop (403); the API server says: ValidatingAdmissionPolicy 'x' \
+                 denied request: not like this",
+                Exit::Forbidden,
+            ),
+            (
+                401,
+                "Unauthorized",
+                "the API server at https://api.example:6443/ does not know you (401): the kubeconfig's credentials are wrong or have \
+                 expired",
+                Exit::Forbidden,
+            ),
+            (
+                404,
+                "not found",
+                "there is no pod cart-0 in the namespace shop",
+                Exit::Unknown,
+            ),
+            (
+                500,
+                "etcd is away",
+                "the API server refuses to get pods in the namespace shop: etcd is away (500)",
+                Exit::Failed,
+            ),
+        ] {
+            assert_eq!(said(code, message), (expected.to_owned(), exit));
+        }
+    }
+}

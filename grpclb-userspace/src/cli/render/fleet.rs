@@ -226,3 +226,6 @@ fn rate(calls: Option<f64>) -> String {
         Some(calls) => format!("{calls:.1}"),
     }
 }
+
+#[cfg(test)]
+mod tests;
