@@ -263,3 +263,50 @@ fn helm_finds_nothing_to_complain_about() {
         assert!(output.status.success(), "{values:?}: {said}");
     }
 }
+
+#[test]
+fn every_value_that_the_schema_knows_stands_in_the_values_with_its_default() {
+    let values: Value = serde_saphyr::from_str(include_str!("../../deploy/helm/grpclb/values.yaml")).unwrap();
+    let schema: Value =
+        serde_json::from_str(include_str!("../../deploy/helm/grpclb/values.schema.json")).unwrap();
+    let mut ahead = vec![(String::new(), &schema, &values)];
+    let mut compared = 0;
+    while let Some((path, described, value)) = ahead.pop() {
+        let shared = described["$ref"]
+            .as_str()
+            .and_then(|name| name.strip_prefix("#/$defs/"));
+        let described = shared.map_or(described, |name| &schema["$defs"][name]);
+        for (key, inner) in described["properties"].as_object().into_iter().flatten() {
+            // Helm's own, and what Kubernetes has in resources.
+            if ["global", "limits", "claims"].contains(&key.as_str()) {
+                continue;
+            }
+            let path = format!("{path}.{key}");
+            let value = value
+                .get(key)
+                .unwrap_or_else(|| panic!("no {path} in values.yaml"));
+            ahead.push((path, inner, value));
+            compared += 1;
+        }
+    }
+    assert!(compared > 40, "{compared}");
+}
+
+/// Values in `code`, as `--set` takes them.
+#[test]
+fn the_values_that_the_page_on_operating_names_are_taken() {
+    let page = include_str!("../../docs/operations.md");
+    let values: Value = serde_saphyr::from_str(include_str!("../../deploy/helm/grpclb/values.yaml")).unwrap();
+    let mut taken = 0;
+    for word in page.split(['`', ' ', '\n', ',']) {
+        let Some((key, setting)) = word.split_once('=') else {
+            continue;
+        };
+        let first = key.split('.').next().unwrap_or_default();
+        if values.get(first).is_some() && !setting.is_empty() {
+            render_chart(NAMESPACE, &[word]).unwrap_or_else(|error| panic!("{word}: {error:#}"));
+            taken += 1;
+        }
+    }
+    assert!(taken >= 10, "{taken}");
+}
