@@ -201,6 +201,17 @@ fn a_viewer_may_ask_and_not_adopt() {
         "not permitted to list pods in the namespace grpclb-system (403)",
     );
 
+    // A list of pods alone does not reach the agents.
+    for words in [
+        &["create", "role", "lister", "--verb=list", "--resource=pods"],
+        &["create", "rolebinding", "lister", "--role=lister", &account],
+    ] {
+        installed.kubectl(words).unwrap();
+    }
+    wait_until(SOON, || !grpclb(viewer, &["status"]).err.contains("list pods"));
+    let words = "not permitted to get and create pods/portforward in the namespace grpclb-system (403)";
+    grpclb(viewer, &["status"]).assert_failed(5, words);
+
     installed
         .kubectl(&[
             "create",

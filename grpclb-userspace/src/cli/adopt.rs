@@ -144,7 +144,7 @@ fn pods<'r>(
 async fn nobody(cluster: &Cluster, round: &Round, namespace: &str, pod: Option<&str>) -> Failure {
     let silent = round.answers.values().find_map(|answer| answer.as_ref().err());
     if let Some(problem) = silent {
-        return Failure::Said(Exit::Unreachable, problem.clone());
+        return Failure::Said(problem.exit, problem.why.clone());
     }
     let known = pods(round, namespace, pod).next();
     if let Some((_, Pod { name, reason, .. })) = known {

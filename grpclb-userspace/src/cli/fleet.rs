@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+use super::Exit;
 use super::cluster::Agent;
 use crate::observe::status::{EndpointState, Phase, Pod, PodState, Status};
 
@@ -15,8 +16,15 @@ use crate::observe::status::{EndpointState, Phase, Pod, PodState, Status};
 pub(super) struct Round {
     pub(super) at: Instant,
     pub(super) agents: Vec<Agent>,
-    /// By node; an error is a sentence for people.
-    pub(super) answers: BTreeMap<String, Result<Status, String>>,
+    /// By node.
+    pub(super) answers: BTreeMap<String, Result<Status, Silence>>,
+}
+
+/// Why an agent gave no answer: a sentence for people, and what it would mean if it were all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Silence {
+    pub(super) why: String,
+    pub(super) exit: Exit,
 }
 
 /// The whole cluster.
@@ -136,6 +144,13 @@ pub(super) fn put_together(cluster: &str, nodes: &[String], before: Option<&Roun
 }
 
 impl Round {
+    /// Why nobody answered, if nobody did; of several reasons one.
+    pub(super) fn silence(&self) -> Option<&Silence> {
+        let mut answers = self.answers.values();
+        let first = answers.next()?.as_ref().err()?;
+        answers.all(Result::is_err).then_some(first)
+    }
+
     pub(super) fn statuses(&self) -> impl Iterator<Item = (&str, &Status)> {
         self.answers
             .iter()
@@ -169,7 +184,7 @@ fn node(name: &str, before: Option<&Round>, now: &Round) -> Node {
     let status = match now.answers.get(name) {
         Some(Ok(status)) => status,
         Some(Err(problem)) => {
-            node.problems.push(problem.clone());
+            node.problems.push(problem.why.clone());
             return node;
         }
         None => return node,

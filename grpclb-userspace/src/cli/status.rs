@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::cluster::{Agent, Cluster, Resource, objects};
 use super::failure::Failure;
-use super::fleet::{self, Fleet, Round};
+use super::fleet::{self, Fleet, Round, Silence};
 use super::whom::{self, Whom};
 use super::{Exit, client, render};
 use crate::observe::Status;
@@ -127,6 +127,9 @@ impl Asks {
             tokio::time::sleep(ROUND).await;
         }
         let now = round(cluster, agents).await;
+        if let Some(Silence { why, exit }) = now.silence() {
+            return Err(Failure::Said(*exit, why.clone()));
+        }
         let nodes: Result<Vec<objects::Object>, _> = cluster.list(Resource::NODES, None, STEERED).await;
         let (nodes, note) = match nodes {
             Ok(nodes) => (nodes.into_iter().map(|node| node.metadata.name).collect(), None),
@@ -145,16 +148,25 @@ impl Asks {
 /// Asks every agent once.
 pub(super) async fn round(cluster: &Cluster, agents: Vec<Agent>) -> Round {
     let answers = cluster.ask_agents(&agents, "/status").await;
-    let read = |answer: Result<bytes::Bytes, super::cluster::Error>| {
-        let answer = answer.map_err(|error| error.to_string())?;
-        client::json(&answer).map_err(|error| format!("its answer is not understood: {error}"))
+    let read = |node: &str, answer: Result<bytes::Bytes, super::cluster::Error>| {
+        let status = answer.map_err(Failure::from).and_then(|answer| {
+            client::json(&answer).map_err(|cause| Failure::NotUnderstood {
+                node: node.to_owned(),
+                cause,
+            })
+        });
+        status.map_err(|failure| Silence {
+            why: failure.to_string(),
+            exit: failure.exit(),
+        })
+    };
+    let read = |(node, answer): (String, _)| {
+        let status = read(&node, answer);
+        (node, status)
     };
     Round {
         at: Instant::now(),
         agents,
-        answers: answers
-            .into_iter()
-            .map(|(node, answer)| (node, read(answer)))
-            .collect(),
+        answers: answers.into_iter().map(read).collect(),
     }
 }

@@ -58,7 +58,7 @@ pub(in crate::cli) fn status(node: &str, pod: &str, calls: u64, endpoint: &str) 
     }
 }
 
-pub(in crate::cli) fn round(at: Instant, answers: Vec<(&str, Result<Status, String>)>) -> Round {
+pub(in crate::cli) fn round(at: Instant, answers: Vec<(&str, Result<Status, Silence>)>) -> Round {
     Round {
         at,
         agents: answers.iter().map(|(node, _)| agent(node)).collect(),
@@ -120,9 +120,33 @@ fn an_agent_that_was_started_anew_has_no_rate_yet() {
     assert_eq!(fleet.nodes[0].sums.calls_per_second, None);
 }
 
+fn silence() -> Silence {
+    Silence {
+        why: "it is silent".to_owned(),
+        exit: Exit::Unreachable,
+    }
+}
+
+#[test]
+fn where_nobody_answers_there_is_a_reason_instead_of_a_table() {
+    let one = round(
+        Instant::now(),
+        vec![
+            ("node1", Err(silence())),
+            ("node2", Ok(status("node2", "shop/a", 1, "x"))),
+        ],
+    );
+    assert_eq!(one.silence(), None);
+    let none = round(
+        Instant::now(),
+        vec![("node1", Err(silence())), ("node2", Err(silence()))],
+    );
+    assert_eq!(none.silence(), Some(&silence()));
+}
+
 #[test]
 fn a_node_without_an_agent_or_an_answer_is_not_ready_and_says_why() {
-    let now = round(Instant::now(), vec![("node1", Err("it is silent".to_owned()))]);
+    let now = round(Instant::now(), vec![("node1", Err(silence()))]);
     let fleet = put_together("c", &["node1".to_owned(), "node2".to_owned()], None, &now);
     assert!(!fleet.is_ready());
     let problems: Vec<_> = fleet
