@@ -166,7 +166,7 @@ impl No {
     /// Reasons speak of "it": this is who.
     fn whose(&self) -> &'static str {
         match self.about.as_str() {
-            "agent" | "worker" | "slot" => "agent",
+            "agent" | "source" | "worker" | "slot" => "agent",
             "pod" | "labels" | "namespace" | "listener" | "probe" => "pod",
             _ => "Service",
         }

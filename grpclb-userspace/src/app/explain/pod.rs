@@ -29,7 +29,14 @@ pub(super) fn about_agent(facts: &Facts<'_>, trail: &mut Trail) {
         }
         (_, Some(cgroup)) => trail.yes("agent", &format!("{is} is attached to {cgroup}")),
     }
+    for reason in &agent.readiness.reasons {
+        trail.note("agent", &format!("not ready: {reason}"));
+    }
     let source = &agent.source;
+    if source.generation == 0 {
+        let remedy = "what the source says is in its way; the agent's log has more".to_owned();
+        return trail.no("source", &source.name, Some(remedy));
+    }
     let confirmed = format!("{}, confirmed {} s ago", source.name, source.age_seconds);
     match &source.error {
         None => trail.yes("source", &confirmed),

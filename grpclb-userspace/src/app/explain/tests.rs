@@ -3,7 +3,7 @@
 use super::*;
 use crate::app::services::Services;
 use crate::model::{Desired, Endpoint, EndpointState, NetnsRef, Protocol};
-use crate::observe::status::{Kernel, Phase, Status, Worker};
+use crate::observe::status::{Kernel, Phase, Source, Status, Worker};
 use crate::pods::PodState;
 
 /// All that an answer is made of, as its owner.
@@ -56,6 +56,11 @@ fn world() -> World {
             kernel: Kernel {
                 cgroup: Some("/kubepods".to_owned()),
                 ..Kernel::default()
+            },
+            source: Source {
+                name: "a test".to_owned(),
+                generation: 1,
+                ..Source::default()
             },
             workers: vec![Worker::default()],
             ..Status::default()
@@ -390,6 +395,20 @@ fn what_is_not_known_is_said_to_be_unknown() {
             Conclusion::UnknownService,
             "Unknown: the Service shop/cart has no TCP port 80.".to_owned()
         )
+    );
+}
+
+#[test]
+fn an_agent_that_has_heard_nothing_yet_says_that_and_not_that_the_pod_is_unknown() {
+    let mut world = world();
+    world.desired = Desired::default();
+    world.agent.source.generation = 0;
+    world.agent.source.name = "nothing yet: waiting for the Kubernetes API".to_owned();
+    let explanation = world.ask("cart");
+    assert_eq!(explanation.conclusion, Conclusion::UnknownPod);
+    assert_eq!(
+        explanation.sentence,
+        "Unknown: nothing yet: waiting for the Kubernetes API."
     );
 }
 

@@ -283,15 +283,22 @@ impl Asked {
 
 /// What the API server says of a refusal; an admission policy refuses with 403 too, and says why.
 fn hint(message: &str) -> String {
-    match message.split_once("forbidden: ") {
-        Some((_, said)) if said.starts_with("User ") => {
-            let user = said.split('"').nth(1).unwrap_or("you");
+    let said = message
+        .split_once("forbidden: ")
+        .map_or(message, |(_, said)| said);
+    let user = said
+        .strip_prefix("User \"")
+        .and_then(|rest| rest.split('"').next());
+    match (user, said.trim()) {
+        (Some(user), _) => {
             format!(
                 "an administrator can grant it to {user:?} (docs/commands.md lists what each command needs)"
             )
         }
-        Some((_, said)) => format!("the API server says: {said}"),
-        None => format!("the API server says: {message}"),
+        (None, "") => {
+            "an administrator can grant it (docs/commands.md lists what each command needs)".to_owned()
+        }
+        (None, said) => format!("the API server says: {said}"),
     }
 }
 
@@ -356,6 +363,13 @@ mod tests {
                 refused_by_policy,
                 "you are not permitted to get pods in the namespace shop (403); the API server says: ValidatingAdmissionPolicy 'x' \
                  denied request: not like this",
+                Exit::Forbidden,
+            ),
+            (
+                403,
+                "",
+                "you are not permitted to get pods in the namespace shop (403); an administrator can grant it (docs/commands.md lists \
+                 what each command needs)",
                 Exit::Forbidden,
             ),
             (
