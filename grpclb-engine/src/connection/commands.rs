@@ -64,12 +64,12 @@ impl Connection {
 
     /// Queues data. An empty chunk with `end_stream` ends the stream.
     pub fn send_data(&mut self, stream: StreamKey, chunk: Bytes, end_stream: bool) {
-        let backlogged = self.backlogged;
+        let waits = self.will_wait(stream);
         let Some(target) = self.sendable(stream) else {
             return;
         };
         if !chunk.is_empty() {
-            target.push_data(chunk, backlogged);
+            target.push_data(chunk, waits);
         }
         target.end_queued = end_stream;
         self.streams.schedule(stream);

@@ -64,7 +64,7 @@ use crate::hpack::{Decoder, Encoder, Fields};
 
 pub use self::event::{By, Cause, CloseReason, Event, HeadersKind, Sent};
 pub use self::limits::{Limit, Limits, Rule};
-pub use self::output::{Output, REFERENCE_FROM};
+pub use self::output::{KEEP_FROM, Output, REFERENCE_FROM};
 pub use self::ping::PingKind;
 pub use self::settings::{Config, PeerSettings, ResetPacing};
 pub use self::streams::{Outcome, State, StreamEvent, StreamKey};

@@ -12,6 +12,10 @@ use bytes::{Bytes, BytesMut};
 /// more slice of the write.
 pub const REFERENCE_FROM: usize = 4096;
 
+/// Payloads that have to wait are referenced from this many bytes on, smaller ones are copied: a reference keeps the whole
+/// buffer that it was read into.
+pub const KEEP_FROM: usize = 16 << 10;
+
 /// Memory that an empty queue keeps for its next use.
 const KEEP: usize = 4096;
 

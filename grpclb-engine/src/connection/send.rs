@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use super::pacing::Verdict;
 use super::settings;
 use super::streams::{Item, Listed, Stream};
-use super::{Connection, Output, PingKind, REFERENCE_FROM, Role, Sent, State, StreamEvent, StreamKey};
+use super::{Connection, KEEP_FROM, Output, PingKind, Role, Sent, State, StreamEvent, StreamKey};
 use crate::Time;
 use crate::connection::{Limit, recv::Fatal, streams::Outcome};
 use crate::frame::{self, ErrorCode, PREFACE, SettingId, StreamId};
@@ -37,10 +37,11 @@ pub(super) enum Control {
 }
 
 impl Stream {
-    /// Queues a chunk. Small ones that will have to wait are copied together: each may hold on to a large read buffer.
-    pub(super) fn push_data(&mut self, chunk: Bytes, backlogged: bool) {
-        let waits = backlogged || !self.has_id() || self.queue.len() >= 4 || self.send.available() == 0;
-        if waits && chunk.len() < REFERENCE_FROM {
+    /// Queues a chunk, for a stream that `waits` or not. Small ones that will have to wait are copied together: each may
+    /// hold on to a large read buffer.
+    pub(super) fn push_data(&mut self, chunk: Bytes, waits: bool) {
+        let waits = waits || self.queue.len() >= 4 || self.send.available() == 0;
+        if waits && chunk.len() < KEEP_FROM {
             gather(&mut self.queue, &chunk);
         } else {
             self.queue.push_back(Item::Data(chunk));
@@ -52,13 +53,13 @@ impl Stream {
         if !self
             .queue
             .iter()
-            .any(|item| matches!(item, Item::Data(chunk) if chunk.len() < REFERENCE_FROM))
+            .any(|item| matches!(item, Item::Data(chunk) if chunk.len() < KEEP_FROM))
         {
             return;
         }
         for item in std::mem::take(&mut self.queue) {
             match item {
-                Item::Data(chunk) if chunk.len() < REFERENCE_FROM => gather(&mut self.queue, &chunk),
+                Item::Data(chunk) if chunk.len() < KEEP_FROM => gather(&mut self.queue, &chunk),
                 other => self.queue.push_back(other),
             }
         }
@@ -250,6 +251,16 @@ impl Connection {
         }
         self.control.push_back(control);
         Ok(())
+    }
+
+    /// What is queued for this stream will not leave with the next transmit.
+    pub(super) fn will_wait(&self, key: StreamKey) -> bool {
+        // Streams that are to be opened are opened in turn.
+        let ahead = || self.streams.active() + self.streams.opening.len();
+        self.backlogged
+            || self.streams.get(key).is_some_and(|stream| {
+                !stream.has_id() && (!self.may_open() || ahead() > self.peer.max_concurrent_streams as usize)
+            })
     }
 
     fn may_open(&self) -> bool {

@@ -145,9 +145,9 @@ impl Splitter {
             let fits = call.kept.bytes() + chunk.len() <= self.config.replay;
             if waits {
                 self.share.charge(chunk.len());
-                call.kept.push(chunk.clone());
+                call.kept.push(&chunk);
             } else if fits && self.share.try_charge(chunk.len()) {
-                call.kept.push(chunk.clone());
+                call.kept.push(&chunk);
             } else {
                 let given_up = call.kept.give_up();
                 self.discharge(given_up);

@@ -9,8 +9,10 @@ use super::{NO_CALL, Splitter};
 use crate::Time;
 use crate::connection::{Output, PingKind, Sent};
 
-/// DATA bytes between two measurements of the round trip.
-const MEASURE_EVERY: u64 = 256 << 10;
+/// DATA bytes that a backend sends before the round trip to it is measured for the first time; then at twice as many each
+/// time, but [`MEASURE_AGAIN`] later at most. Each measurement is a small frame that often has a write to itself.
+pub(super) const MEASURE_FROM: u64 = 256 << 10;
+const MEASURE_AGAIN: u64 = 64 << 20;
 
 impl Splitter {
     /// What is to be written to this connection's socket now: write its slices, `advance` it, and call again. `None`:
@@ -156,8 +158,8 @@ impl Splitter {
             return;
         };
         let received = upstream.link.conn.received();
-        if received - upstream.measured_at >= MEASURE_EVERY {
-            upstream.measured_at = received;
+        if received >= upstream.measure_at {
+            upstream.measure_at = received + received.min(MEASURE_AGAIN);
             upstream
                 .link
                 .conn

@@ -85,8 +85,8 @@ pub(super) struct Upstream {
     pub(super) stalled: bool,
     /// The least round trip measured.
     pub(super) round_trip: Option<Duration>,
-    /// DATA bytes received when bandwidth was measured last.
-    pub(super) measured_at: u64,
+    /// When so many DATA bytes have been received, the round trip is measured again.
+    pub(super) measure_at: u64,
     pub(super) last_keepalive: Option<Time>,
 }
 

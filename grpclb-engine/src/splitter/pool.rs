@@ -292,7 +292,7 @@ impl Splitter {
             blocked_since: None,
             stalled: false,
             round_trip: None,
-            measured_at: 0,
+            measure_at: super::flow::MEASURE_FROM,
             last_keepalive: None,
         };
         let id = UpstreamId(self.upstreams.insert(upstream));
@@ -450,20 +450,21 @@ impl Splitter {
             return;
         };
         let conn = &mut upstream.link.conn;
-        let last = call.kept.chunks().count();
-        let ends_with_headers = call.request_ended && last == 0 && call.kept.trailers().is_none();
+        let ends_with_body = call.request_ended && call.kept.trailers().is_none();
         let Ok(stream) = conn.open(
             now,
             key.index(),
             std::rc::Rc::clone(&call.request),
-            ends_with_headers,
+            ends_with_body && call.kept.is_empty(),
         ) else {
             // `usable` has just said that it can be opened.
             return self.answer_unavailable(now, key, "a connection took no call after all");
         };
-        for (chunk, number) in call.kept.chunks().zip(1..) {
-            let end = call.request_ended && number == last && call.kept.trailers().is_none();
-            conn.send_data(stream, chunk.clone(), end);
+        {
+            let mut chunks = call.kept.chunks().peekable();
+            while let Some(chunk) = chunks.next() {
+                conn.send_data(stream, chunk, ends_with_body && chunks.peek().is_none());
+            }
         }
         if let Some(trailers) = call.kept.trailers() {
             conn.send_headers(stream, std::rc::Rc::clone(trailers), true);

@@ -4,16 +4,22 @@
 
 use std::rc::Rc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
+use crate::connection::KEEP_FROM;
 use crate::hpack::HeaderList;
 
-/// The part of a request behind its headers.
+/// Small chunks are gathered up to this size.
+const GATHER: usize = 4096;
+
+/// The part of a request behind its headers. It may stay for as long as the call, so it must not hold on to the large
+/// buffers that small chunks were read into.
 #[derive(Debug)]
 pub(super) struct Kept {
-    /// Most calls have one chunk: it needs no list.
-    first: Bytes,
-    more: Vec<Bytes>,
+    /// What came first; most calls have one small chunk, and need no list.
+    chunks: Vec<Bytes>,
+    /// Small chunks behind it, copied together.
+    gathered: BytesMut,
     bytes: usize,
     trailers: Option<Rc<HeaderList>>,
     /// All of the request so far is here.
@@ -21,22 +27,26 @@ pub(super) struct Kept {
 }
 
 impl Kept {
-    pub(super) const fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
-            first: Bytes::new(),
-            more: Vec::new(),
+            chunks: Vec::new(),
+            gathered: BytesMut::new(),
             bytes: 0,
             trailers: None,
             whole: true,
         }
     }
 
-    pub(super) fn push(&mut self, chunk: Bytes) {
+    pub(super) fn push(&mut self, chunk: &Bytes) {
         self.bytes += chunk.len();
-        if self.first.is_empty() {
-            self.first = chunk;
+        let small = chunk.len() < KEEP_FROM;
+        if !self.gathered.is_empty() && (!small || self.gathered.len() + chunk.len() > GATHER) {
+            self.chunks.push(self.gathered.split().freeze());
+        }
+        if small {
+            self.gathered.extend_from_slice(chunk);
         } else {
-            self.more.push(chunk);
+            self.chunks.push(chunk.clone());
         }
     }
 
@@ -47,8 +57,8 @@ impl Kept {
     /// Gives up the right to send again. Returns the bytes that were kept.
     pub(super) fn give_up(&mut self) -> usize {
         self.whole = false;
-        self.first = Bytes::new();
-        self.more = Vec::new();
+        self.chunks = Vec::new();
+        self.gathered = BytesMut::new();
         self.trailers = None;
         std::mem::take(&mut self.bytes)
     }
@@ -61,10 +71,14 @@ impl Kept {
         self.bytes
     }
 
-    pub(super) fn chunks(&self) -> impl Iterator<Item = &Bytes> {
-        std::iter::once(&self.first)
-            .filter(|first| !first.is_empty())
-            .chain(&self.more)
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    /// The body in its order, for one try.
+    pub(super) fn chunks(&self) -> impl Iterator<Item = Bytes> {
+        let last = (!self.gathered.is_empty()).then(|| Bytes::copy_from_slice(&self.gathered));
+        self.chunks.iter().cloned().chain(last)
     }
 
     pub(super) fn trailers(&self) -> Option<&Rc<HeaderList>> {

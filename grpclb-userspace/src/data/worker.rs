@@ -26,9 +26,9 @@ use crate::netns::Netns;
 const HEARTBEAT: Duration = Duration::from_millis(100);
 
 /// One read of frames: they are forwarded while the cache still holds them.
-const FRAMES_READ: usize = 64 * 1024;
+pub(super) const FRAMES_READ: usize = 64 * 1024;
 
-/// One read of relayed bytes: larger ones cost fewer system calls.
+/// One read of opaque bytes, and of frames that come faster than that: larger ones cost fewer system calls.
 const BULK_READ: usize = 256 * 1024;
 
 /// What the worker is asked to do.
@@ -67,7 +67,7 @@ pub(super) struct Worker {
     pub services: RefCell<Services>,
     /// Reads of HTTP/2 connections go here.
     pub frames: Scratch,
-    /// Reads of opaque connections go here.
+    /// Reads of opaque connections go here, and those of HTTP/2 connections that have filled the other.
     pub bulk: Scratch,
     pub splitter_config: Arc<grpclb_engine::splitter::Config>,
     /// What all pods of the agent may buffer.
