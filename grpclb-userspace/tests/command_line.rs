@@ -99,6 +99,35 @@ fn status_without_an_agent_is_status_3_and_asks_the_right_question() {
 }
 
 #[test]
+fn a_variable_names_the_agent_unless_the_command_line_names_a_cluster() {
+    let status = |arguments: &[&str], address: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_grpclb"));
+        let output = command
+            .arg("status")
+            .args(arguments)
+            .env("GRPCLB_ADMIN", address)
+            .output()
+            .unwrap();
+        (output.status.code().unwrap(), text(&output.stderr))
+    };
+    let (exit, said) = status(&[], "127.0.0.1:1");
+    assert!(
+        exit == 3 && said.contains("no agent answers at 127.0.0.1:1"),
+        "{exit} {said}"
+    );
+    let (exit, said) = status(&["--kubeconfig", "/nowhere"], "127.0.0.1:1");
+    assert!(
+        exit == 4 && said.contains("the kubeconfig cannot be used"),
+        "{exit} {said}"
+    );
+    let (exit, said) = status(&[], "nowhere");
+    assert!(
+        exit == 2 && said.contains("expected ADDRESS:PORT"),
+        "{exit} {said}"
+    );
+}
+
+#[test]
 fn status_of_something_else_says_that_it_is_no_agent() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
