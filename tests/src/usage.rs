@@ -1,4 +1,4 @@
-//! What processes cost, read from `/proc`: CPU time by mode and resident memory. Sums over all its processes' threads.
+//! What processes cost, read from `/proc`: CPU time and resident memory. Sums over all its processes' threads.
 
 use std::fs;
 use std::ops::Sub;
@@ -66,10 +66,29 @@ pub fn cpu(pids: &[u32]) -> Result<Cpu> {
                 .and_then(|field| field.parse::<f64>().ok())
                 .context("/proc/PID/stat")
         };
-        sum.user += ticks(11)? / TICKS_PER_SECOND;
-        sum.system += ticks(12)? / TICKS_PER_SECOND;
+        let (user, system) = (ticks(11)? / TICKS_PER_SECOND, ticks(12)? / TICKS_PER_SECOND);
+        // The scheduler counts nanoseconds, but not by mode; and what it counted of a thread goes with it.
+        let total = scheduled(*pid).max(user + system);
+        let share = if user + system > 0.0 {
+            user / (user + system)
+        } else {
+            0.0
+        };
+        sum.user += total * share;
+        sum.system += total * (1.0 - share);
     }
     Ok(sum)
+}
+
+/// Seconds that the threads of a process have run, of those that still live.
+fn scheduled(pid: u32) -> f64 {
+    let ran = |task: fs::DirEntry| -> Option<f64> {
+        let text = fs::read_to_string(task.path().join("schedstat")).ok()?;
+        text.split_whitespace().next()?.parse().ok()
+    };
+    let tasks = fs::read_dir(format!("/proc/{pid}/task"));
+    let nanos: f64 = tasks.into_iter().flatten().flatten().filter_map(ran).sum();
+    nanos / 1e9
 }
 
 /// Resident memory in KiB (`VmRSS`), summed over the processes.

@@ -58,6 +58,9 @@ struct Options {
     /// Only proxies whose names are given
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
+    /// Only scenarios whose names contain this, for instance `1 MB`
+    #[arg(long, default_value = "")]
+    scenario: String,
     /// Print the figures as JSON
     #[arg(long)]
     json: bool,
@@ -202,9 +205,18 @@ impl<'a> Bench<'a> {
             .iter()
             .map(Proxy::resident_mib)
             .collect::<Result<Vec<_>>>()?;
-        let mut samples: Vec<Vec<Vec<Sample>>> = vec![vec![Vec::new(); SCENARIOS.len()]; proxies.len()];
+        let scenarios: Vec<&Scenario> = SCENARIOS
+            .iter()
+            .filter(|scenario| scenario.name.contains(&self.options.scenario))
+            .collect();
+        ensure!(
+            !scenarios.is_empty(),
+            "no scenario is named {:?}",
+            self.options.scenario
+        );
+        let mut samples: Vec<Vec<Vec<Sample>>> = vec![vec![Vec::new(); scenarios.len()]; proxies.len()];
         for round in 1..=self.options.rounds {
-            for (s, scenario) in SCENARIOS.iter().enumerate() {
+            for (s, scenario) in scenarios.iter().enumerate() {
                 for (p, proxy) in proxies.iter().enumerate() {
                     Self::progress(&format!(
                         "round {round}/{}: {}, {}",
@@ -223,6 +235,7 @@ impl<'a> Bench<'a> {
         Ok(Report {
             machine: machine()?,
             rounds: self.options.rounds,
+            scenarios: scenarios.iter().map(|scenario| scenario.name).collect(),
             proxies: figures,
             missing,
         })

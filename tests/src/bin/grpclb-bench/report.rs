@@ -5,19 +5,20 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use crate::load::Latency;
-use crate::scenario::{SCENARIOS, Spread};
+use crate::scenario::Spread;
 
 /// All figures of one run.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
     pub(crate) machine: String,
     pub(crate) rounds: u32,
+    pub(crate) scenarios: Vec<&'static str>,
     pub(crate) proxies: Vec<Proxy>,
     /// Peers that were left out, since they are not installed.
     pub(crate) missing: Vec<String>,
 }
 
-/// One proxy's figures, scenarios in the order of [`SCENARIOS`].
+/// One proxy's figures, in the order of [`Report::scenarios`].
 #[derive(Debug, Serialize)]
 pub(crate) struct Proxy {
     pub(crate) name: String,
@@ -45,12 +46,12 @@ impl Report {
             .iter()
             .filter(|proxy| proxy.balances && proxy.name != "grpclb")
         {
-            for (n, scenario) in SCENARIOS.iter().enumerate() {
+            for (n, scenario) in self.scenarios.iter().enumerate() {
                 let (mine, theirs) = (ours.cpu_us[n].median, peer.cpu_us[n].median);
                 if mine >= theirs {
                     losses.push(format!(
-                        "{}: {} needs {theirs:.1} µs, grpclb {mine:.1} µs",
-                        scenario.name, peer.name
+                        "{scenario}: {} needs {theirs:.1} µs, grpclb {mine:.1} µs",
+                        peer.name
                     ));
                 }
             }
@@ -65,11 +66,11 @@ impl Report {
             self.machine, self.rounds
         );
         text.push_str("| proxy |");
-        for scenario in &SCENARIOS {
-            let _ = write!(text, " {} |", scenario.name);
+        for scenario in &self.scenarios {
+            let _ = write!(text, " {scenario} |");
         }
         text.push_str("\n| --- |");
-        text.push_str(&" ---: |".repeat(SCENARIOS.len()));
+        text.push_str(&" ---: |".repeat(self.scenarios.len()));
         for proxy in &self.proxies {
             let _ = write!(text, "\n| {} |", proxy.name);
             for spread in &proxy.cpu_us {
