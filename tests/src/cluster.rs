@@ -16,7 +16,7 @@ use crate::peers::Outcome;
 /// What `cargo xtask image --test` makes, and the tier of tests loads.
 pub const TEST_IMAGE: &str = "docker.io/grpclb/test:1";
 /// How long pods, rollouts and deletions may take on a loaded machine.
-pub const PATIENCE: Duration = Duration::from_mins(2);
+pub const PATIENCE: Duration = Duration::from_mins(4);
 
 /// A cluster that runs.
 #[derive(Clone, Debug)]

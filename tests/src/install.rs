@@ -1,14 +1,12 @@
 //! grpclb as people install it in a cluster: the manifests of `deploy/`, applied and deleted again.
 
 use std::path::Path;
-use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::cluster::{Cluster, Namespace, PATIENCE};
-use crate::peers::Outcome;
 
 /// What `kubectl apply -k` is given.
 const BASE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/kustomize/base");
@@ -115,53 +113,6 @@ pub fn clean_up(cluster: &Cluster) -> Result<()> {
     let done = cluster.kubectl(&[&namespaced[..], &["daemonset/grpclb-cleanup", &timeout]].concat());
     cluster.kubectl(&["delete", "-k", CLEANUP, "--wait", &timeout])?;
     done.map(drop)
-}
-
-/// A load in a client pod that runs until it is told to end.
-#[derive(Debug)]
-pub struct ClusterLoad(Child);
-
-impl ClusterLoad {
-    /// Calls `target` from `client` over `connections` connections, `concurrency` calls at a time.
-    pub fn start(
-        namespace: &Namespace,
-        client: &str,
-        target: &str,
-        connections: u32,
-        concurrency: u32,
-    ) -> Result<Self> {
-        let mut command = namespace.command();
-        let (connections, concurrency) = (connections.to_string(), concurrency.to_string());
-        command.args([
-            "exec",
-            "-i",
-            client,
-            "--",
-            "/peer",
-            "load",
-            "--target",
-            target,
-            "--delay-ms",
-            "2",
-        ]);
-        command.args(["--connections", &connections, "--concurrency", &concurrency]);
-        let child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn();
-        Ok(Self(child.context("cannot run kubectl exec")?))
-    }
-
-    /// Ends the load and returns what became of its calls.
-    pub fn finish(mut self) -> Result<Outcome> {
-        drop(self.0.stdin.take());
-        let output = self.0.wait_with_output()?;
-        let printed = String::from_utf8_lossy(&output.stdout);
-        let result = printed.lines().last().unwrap_or_default();
-        let said = String::from_utf8_lossy(&output.stderr);
-        serde_json::from_str(result).with_context(|| format!("the load printed {printed}{said}"))
-    }
 }
 
 /// Calls over one connection, a new one for each try, until the calls reach `backends` backends.

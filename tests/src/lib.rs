@@ -11,6 +11,7 @@ pub mod cleanup;
 pub mod cluster;
 pub mod helm;
 pub mod install;
+pub mod load;
 pub mod manifests;
 pub mod monitoring;
 pub mod node;

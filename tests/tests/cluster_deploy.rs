@@ -5,9 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use grpclb_tests::cluster::Cluster;
-use grpclb_tests::install::{
-    ClusterLoad, Installed, NAMESPACE, NEXT_ABI_IMAGE, calls_reach, clean_up, holds_something,
-};
+use grpclb_tests::install::{Installed, NAMESPACE, NEXT_ABI_IMAGE, calls_reach, clean_up, holds_something};
+use grpclb_tests::load::ClusterLoad;
 
 /// For a label to take effect: a second, and what kubectl takes on a busy machine.
 const SOON: Duration = Duration::from_secs(20);

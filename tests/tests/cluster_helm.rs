@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use grpclb_tests::cluster::Cluster;
 use grpclb_tests::helm::Release;
-use grpclb_tests::install::{ClusterLoad, Installed, NAMESPACE, calls_reach, holds_something};
+use grpclb_tests::install::{Installed, NAMESPACE, calls_reach, holds_something};
+use grpclb_tests::load::ClusterLoad;
 use grpclb_tests::manifests::{objects, render_chart, tool};
 use grpclb_tests::{monitoring, openapi, peers};
 

@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, ensure};
 use grpclb_tests::cluster::{Cluster, Namespace, PATIENCE};
-use grpclb_tests::install::{ClusterLoad, Installed, calls_reach};
+use grpclb_tests::install::{Installed, calls_reach};
+use grpclb_tests::load::ClusterLoad;
 use grpclb_tests::peers::Outcome;
 use grpclb_tests::process::wait_until;
 
