@@ -1,0 +1,177 @@
+//! Loads in a client pod. [`ClusterLoad`] is started as people would, by `kubectl exec`. [`ClientPod`] needs no API server and
+//! no kubelet: the node itself starts the peer, in the pod's namespaces and cgroup, as one more process of its container.
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::cluster::{Cluster, Namespace, xtask};
+use crate::peers::Outcome;
+
+/// A client pod, known by what stays when the API server is away.
+#[derive(Clone, Debug)]
+pub struct ClientPod {
+    cluster: Cluster,
+    node: String,
+    uid: String,
+}
+
+impl ClientPod {
+    pub fn find(cluster: &Cluster, namespace: &Namespace, name: &str) -> Result<Self> {
+        let pod = namespace.get(&["pod", name])?;
+        let text = |value: &Value| value.as_str().map(str::to_owned).context("a pod that is placed");
+        Ok(Self {
+            cluster: cluster.clone(),
+            node: text(&pod["spec"]["nodeName"])?,
+            uid: text(&pod["metadata"]["uid"])?,
+        })
+    }
+
+    /// Makes `calls` calls over one connection.
+    pub fn call(&self, target: &str, calls: u32) -> Result<Outcome> {
+        let plan =
+            format!("--target {target} --calls {calls} --connections 1 --concurrency 1 --deadline-ms 2000");
+        self.start(&plan)?.finish()
+    }
+
+    /// Calls until it is told to end, over `connections` connections, `concurrency` calls at a time.
+    pub fn load(&self, target: &str, connections: u32, concurrency: u32) -> Result<NodeLoad> {
+        let plan = format!(
+            "--target {target} --connections {connections} --concurrency {concurrency} --delay-ms 2 --deadline-ms 5000"
+        );
+        Ok(NodeLoad(self.start(&plan)?))
+    }
+
+    fn start(&self, plan: &str) -> Result<Running> {
+        // A process counts as the pod's by its cgroup, in each hierarchy; the namespaces are those of the container's shell.
+        let script = format!(
+            r#"
+            for process in /proc/[0-9]*; do
+                grep -qs 'pod{uid}' $process/cgroup && [ "$(cat $process/comm)" != pause ] || continue
+                while IFS=: read -r _ controllers path; do
+                    case "$controllers" in
+                        "") for root in /sys/fs/cgroup/unified /sys/fs/cgroup; do
+                                [ -e $root$path/cgroup.procs ] && echo $$ >$root$path/cgroup.procs
+                            done ;;
+                    esac
+                done <$process/cgroup
+                exec nsenter --target ${{process#/proc/}} --net --mount --uts -- /peer load {plan}
+            done
+            echo "no process of the pod runs" >&2
+            exit 1"#,
+            uid = self.uid
+        );
+        let mut command = xtask()?;
+        command
+            .args(["cluster", "--name", self.cluster.name(), "exec", &self.node, "--"])
+            .args(["bash", "-c", &script]);
+        Running::start(command)
+    }
+}
+
+/// A load of a [`ClientPod`].
+#[derive(Debug)]
+pub struct NodeLoad(Running);
+
+impl NodeLoad {
+    /// Waits until it has made so many calls.
+    pub fn wait_for(&mut self, calls: u64) -> Result<()> {
+        self.0.wait_for(calls)
+    }
+
+    /// Ends the load and returns what became of its calls.
+    pub fn finish(self) -> Result<Outcome> {
+        self.0.finish()
+    }
+}
+
+/// A load in a client pod that runs until it is told to end.
+#[derive(Debug)]
+pub struct ClusterLoad(Running);
+
+impl ClusterLoad {
+    /// Calls `target` from `client` over `connections` connections, `concurrency` calls at a time.
+    pub fn start(
+        namespace: &Namespace,
+        client: &str,
+        target: &str,
+        connections: u32,
+        concurrency: u32,
+    ) -> Result<Self> {
+        let mut command = namespace.command();
+        let (connections, concurrency) = (connections.to_string(), concurrency.to_string());
+        command.args([
+            "exec",
+            "-i",
+            client,
+            "--",
+            "/peer",
+            "load",
+            "--target",
+            target,
+            "--delay-ms",
+            "2",
+        ]);
+        command.args(["--connections", &connections, "--concurrency", &concurrency]);
+        Running::start(command).map(Self)
+    }
+
+    /// Waits until it has made so many calls.
+    pub fn wait_for(&mut self, calls: u64) -> Result<()> {
+        self.0.wait_for(calls)
+    }
+
+    /// Ends the load and returns what became of its calls.
+    pub fn finish(self) -> Result<Outcome> {
+        self.0.finish()
+    }
+}
+
+/// A peer that makes calls, tells how far it is, and ends when its input does.
+#[derive(Debug)]
+struct Running {
+    child: Child,
+    output: BufReader<ChildStdout>,
+}
+
+impl Running {
+    fn start(mut command: Command) -> Result<Self> {
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command
+            .spawn()
+            .with_context(|| format!("cannot run {command:?}"))?;
+        let output = child.stdout.take().context("its output")?;
+        Ok(Self {
+            child,
+            output: BufReader::new(output),
+        })
+    }
+
+    fn wait_for(&mut self, calls: u64) -> Result<()> {
+        let mut line = String::new();
+        while self.output.read_line(&mut line)? > 0 {
+            let progress: Value = serde_json::from_str(&line).unwrap_or_default();
+            if progress["progress"].as_u64().is_some_and(|made| made >= calls) {
+                return Ok(());
+            }
+            line.clear();
+        }
+        bail!("the load has ended before {calls} calls")
+    }
+
+    fn finish(mut self) -> Result<Outcome> {
+        drop(self.child.stdin.take());
+        let mut printed = String::new();
+        self.output.read_to_string(&mut printed)?;
+        let output = self.child.wait_with_output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        let result = printed.lines().last().unwrap_or_default();
+        serde_json::from_str(result)
+            .with_context(|| format!("the load ended with {}: {printed}{said}", output.status))
+    }
+}
