@@ -1,6 +1,6 @@
 //! Draws answers for people: plain text with aligned columns, coloured where the reader is a terminal.
 //!
-//! One file for each answer: [`agent`] (one agent's status), [`fleet`] (those of a cluster), [`explain`], [`adoption`], [`check`]. Here is what they share.
+//! One file for each answer: [`agent`] (one agent's status), [`mod@fleet`] (those of a cluster), [`explain`], [`mod@adoption`], [`mod@check`]. Here is what they share.
 
 mod adoption;
 mod agent;
