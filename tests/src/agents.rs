@@ -34,6 +34,7 @@ pub struct Pod {
 #[derive(Clone, Debug, Deserialize)]
 pub struct Process {
     pub open_files: u64,
+    pub resident_bytes: u64,
 }
 
 /// The agents of a cluster; they go with the guard.

@@ -12,8 +12,9 @@ const SERVER: &str = "echo:50051";
 const PROMPT: Duration = Duration::from_secs(1);
 /// Pods that connect with their first instruction; CI affords so many.
 const FIRST: usize = 30;
-/// Jobs that come and go, in waves of ten.
-const JOBS: usize = 60;
+/// Waves of jobs that come and go, and how many there are in each; the long form has 500 (`GRPCLB_LONG=1`).
+const WAVES: (usize, usize) = (6, 10);
+const LONG_WAVES: (usize, usize) = (10, 50);
 
 /// A client that holds three connections and calls on, for as long as its input is open.
 const HOLDER: &str =
@@ -152,16 +153,18 @@ fn jobs_that_come_and_go_leave_nothing_in_the_agents_and_nothing_on_the_nodes() 
         let namespaces = cluster.exec_on(node, &["ls", "/run/netns"]).unwrap();
         (links.lines().count(), namespaces.lines().count())
     };
-    let descriptors = |node: &str| agents.status(node).unwrap().process.open_files;
+    let process = |node: &str| agents.status(node).unwrap().process;
     let nodes: Vec<&str> = agents.nodes().collect();
     let command = format!("[/peer, load, --target, '{SERVER}', --calls, '10', --connections, '2']");
     let mut before = None;
-    for wave in 0..JOBS / 10 {
-        let manifests: Vec<String> = (0..10)
+    let long = std::env::var_os("GRPCLB_LONG").is_some();
+    let (waves, jobs) = if long { LONG_WAVES } else { WAVES };
+    for wave in 0..waves {
+        let manifests: Vec<String> = (0..jobs)
             .map(|number| pod(&format!("job-{wave}-{number}"), &command))
             .collect();
         namespace.apply(&manifests.join("---\n")).unwrap();
-        wait_until_ended(&namespace, "app=job", 10);
+        wait_until_ended(&namespace, "app=job", jobs);
         namespace
             .kubectl(&["delete", "pods", "--selector", "app=job"])
             .unwrap();
@@ -171,21 +174,23 @@ fn jobs_that_come_and_go_leave_nothing_in_the_agents_and_nothing_on_the_nodes() 
             before = Some(
                 nodes
                     .iter()
-                    .map(|node| (links(node), descriptors(node)))
+                    .map(|node| (links(node), process(node)))
                     .collect::<Vec<_>>(),
             );
         }
     }
     wait_until_quiet(&agents, namespace.name());
     wait_until("the backends hold no connection any more", || held() == 0);
-    for (node, (links_before, files_before)) in nodes.iter().zip(before.unwrap()) {
+    for (node, (links_before, before)) in nodes.iter().zip(before.unwrap()) {
         wait_until("no veth pair and no namespace is left", || {
             links(node) == links_before
         });
-        let files = descriptors(node);
+        let after = process(node);
+        println!("{node}: after a wave {before:?}, after {waves} of {jobs} {after:?}");
+        assert!(after.open_files <= before.open_files + 8, "{node}");
         assert!(
-            files <= files_before + 8,
-            "{node}: {files_before} descriptors became {files}"
+            after.resident_bytes <= before.resident_bytes + (8 << 20),
+            "{node}"
         );
     }
 }
