@@ -17,7 +17,7 @@ const SHOWN_LINES: usize = 80;
 /// How often a line is printed where there is no terminal to redraw.
 const QUIET_INTERVAL: Duration = Duration::from_secs(30);
 /// What takes longer hangs: it is ended, and counts as failed.
-const LIMIT: Duration = Duration::from_mins(20);
+const LIMIT: Duration = Duration::from_mins(40);
 
 /// What a step did.
 pub(crate) struct Finished {
