@@ -115,7 +115,8 @@ pub fn clean_up(cluster: &Cluster) -> Result<()> {
     done.map(drop)
 }
 
-/// Calls over one connection, a new one for each try, until the calls reach `backends` backends.
+/// Calls over one connection, a new one for each try, until the calls reach `backends` backends. No call may fail, once the
+/// target's name is known.
 pub fn calls_reach(
     namespace: &Namespace,
     client: &str,
@@ -126,6 +127,15 @@ pub fn calls_reach(
     let begun = Instant::now();
     loop {
         let outcome = namespace.call(client, target, 60, 1)?;
+        // CoreDNS learns of a Service by a watch of its own, and after an outage of the API server it takes its time.
+        let no_name_yet = outcome.failed() == outcome.calls
+            && outcome
+                .messages
+                .iter()
+                .all(|message| message.contains("no such host"));
+        if no_name_yet && begun.elapsed() < PATIENCE {
+            continue;
+        }
         if outcome.failed() > 0 {
             bail!("{outcome:?}");
         }
