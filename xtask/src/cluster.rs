@@ -9,6 +9,7 @@ mod cgroups;
 mod command;
 mod control_plane;
 mod images;
+mod inotify;
 mod kubectl;
 mod leftovers;
 mod machine;
@@ -167,6 +168,7 @@ fn runs(cluster: &Cluster) -> bool {
 fn make(name: &str, nodes: u8, programs: &Programs, release: Release) -> Result<Cluster> {
     leftovers::remove(name)?;
     let mut cluster = Cluster::new(name, nodes, release.version())?;
+    inotify::check(&cluster)?;
     cluster.settings = cgroups::settings();
     // Saved before anything is made, so that `down` knows of it whatever happens next.
     cluster.save()?;
