@@ -1,7 +1,7 @@
 //! The kernel side of grpclb: one file for each hook, one source for IPv4 and IPv6.
 //!
 //! Entry points map a named result to a verdict and do nothing else; every verdict lets the system call go on, since
-//! whatever goes wrong here must leave the connection as it would have been (rule 1 of the design). Every outcome is
+//! whatever goes wrong here must leave the connection as it would have been (ARCHITECTURE.md: fail open). Every outcome is
 //! counted. The agent fills `PODS`, `SERVICES` and `HEARTBEATS`; nothing here is decided that the agent could decide.
 
 #![no_std]

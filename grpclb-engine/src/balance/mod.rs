@@ -26,7 +26,7 @@ pub struct Service {
     /// For people: error messages and status, `namespace/name:port`.
     pub name: Arc<str>,
     pub policy: Policy,
-    /// How many endpoints one client pod uses at most; at least 1 (SPLITTER.md: 20).
+    /// How many endpoints one client pod uses at most; at least 1; 20 unless the Service says another.
     pub subset: usize,
     /// Upstream connections belong to one client connection instead of the whole pod.
     pub per_connection: bool,

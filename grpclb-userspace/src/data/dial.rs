@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use super::socket;
 use crate::netns::Netns;
 
-/// What a backend is given to answer a SYN; then another endpoint is tried (SPLITTER.md).
+/// What a backend is given to answer a SYN; then another endpoint is tried.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(1);
 
 /// Connects, and carries every option of [`socket::prepare_upstream`].

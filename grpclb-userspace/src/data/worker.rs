@@ -22,7 +22,7 @@ use super::totals::Totals;
 use crate::model::{PodId, ServicePort};
 use crate::netns::Netns;
 
-/// How often the worker shows that its loop turns (STEERING.md: stale at 500 ms).
+/// How often the worker shows that its loop turns; the connect hooks leave its pods alone after 500 ms without.
 const HEARTBEAT: Duration = Duration::from_millis(100);
 
 /// One read of frames: they are forwarded while the cache still holds them.
