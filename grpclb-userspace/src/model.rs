@@ -117,6 +117,8 @@ pub struct PodSpec {
     pub id: PodId,
     /// For people: `namespace/name` in Kubernetes, the id in a file.
     pub name: Arc<str>,
+    /// What asks for it, for people.
+    pub enabled_by: EnabledBy,
     pub netns: NetnsRef,
     /// Opt-in to `sk_msg` acceleration (off by default: no backpressure, see docs).
     pub accelerate: bool,
@@ -134,6 +136,7 @@ impl PodSpec {
         Self {
             name: Arc::clone(&id),
             id,
+            enabled_by: EnabledBy::Configuration,
             netns,
             accelerate: false,
             ports: Arc::default(),
@@ -146,6 +149,17 @@ impl PodSpec {
     pub fn steered_like(&self, other: &Self) -> bool {
         (&self.id, &self.netns, self.accelerate) == (&other.id, &other.netns, other.accelerate)
     }
+}
+
+/// What asks for a pod to be steered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EnabledBy {
+    /// The configuration file lists it.
+    Configuration,
+    /// A label of its namespace.
+    NamespaceLabel,
+    /// A label of its own.
+    OwnLabel,
 }
 
 /// Connections of a pod that were made before it was steered are to be reset, so that they come back balanced. Done once for

@@ -1,7 +1,8 @@
 //! What is decided for the pod: by the agent, its labels, its namespace, the listener in it, the probe, the worker.
 
 use super::{Facts, Trail};
-use crate::model::PodSpec;
+use crate::control::kubernetes::annotations::ENABLED;
+use crate::model::{EnabledBy, PodSpec};
 use crate::observe::status as told;
 use crate::pods::PodState;
 
@@ -48,7 +49,13 @@ pub(super) fn about_agent(facts: &Facts<'_>, trail: &mut Trail) {
 }
 
 pub(super) fn about_pod(pod: &PodSpec, facts: &Facts<'_>, trail: &mut Trail) {
-    trail.yes("labels", "it, or its namespace, asks to be steered");
+    match pod.enabled_by {
+        EnabledBy::Configuration => trail.yes("configuration", "the file lists it"),
+        EnabledBy::NamespaceLabel => {
+            trail.yes("labels", &format!("its namespace's label {ENABLED} is true"));
+        }
+        EnabledBy::OwnLabel => trail.yes("labels", &format!("its label {ENABLED} is true")),
+    }
     let Some(status) = facts.pods.iter().find(|status| status.id == pod.id) else {
         return trail.no(
             "pod",

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::app::services::Services;
-use crate::model::{Desired, Endpoint, EndpointState, NetnsRef, Protocol};
+use crate::model::{Desired, EnabledBy, Endpoint, EndpointState, NetnsRef, Protocol};
 use crate::observe::status::{Kernel, Phase, Source, Status, Worker};
 use crate::pods::PodState;
 
@@ -42,6 +42,7 @@ fn world() -> World {
     let mut desired = Desired::default();
     let spec = PodSpec {
         name: "shop/client".into(),
+        enabled_by: EnabledBy::NamespaceLabel,
         ..PodSpec::new("uid".into(), NetnsRef::Sandbox("uid".into()))
     };
     desired.pods.insert("uid".into(), Arc::new(spec));
@@ -206,6 +207,25 @@ fn connections_that_bypass_it_are_told_with_the_command_that_moves_them() {
         explanation.sentence
     );
     assert_eq!(explanation.remedy.as_deref(), Some("grpclb adopt -n shop client"));
+}
+
+#[test]
+fn it_is_told_what_enables_the_pod() {
+    let told = [
+        (EnabledBy::OwnLabel, "its label grpclb.io/enabled is true"),
+        (
+            EnabledBy::NamespaceLabel,
+            "its namespace's label grpclb.io/enabled is true",
+        ),
+        (EnabledBy::Configuration, "the file lists it"),
+    ];
+    for (enabled_by, words) in told {
+        let mut world = world();
+        let pod = world.desired.pods.get_mut("uid").unwrap();
+        Arc::make_mut(pod).enabled_by = enabled_by;
+        let steps = world.ask("cart").steps;
+        assert!(steps.iter().any(|step| step.says == words), "{steps:?}");
+    }
 }
 
 #[test]

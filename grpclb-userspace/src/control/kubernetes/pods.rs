@@ -10,7 +10,7 @@ use super::names::Names;
 use super::services::WAYPOINT;
 use super::wire;
 use super::wire::Resource;
-use crate::model::{NetnsRef, PodId, PodSpec};
+use crate::model::{EnabledBy, NetnsRef, PodId, PodSpec};
 
 /// On the mirror of a static pod: what the kubelet names its cgroup with.
 const CONFIG_HASH: &str = "kubernetes.io/config.hash";
@@ -109,11 +109,12 @@ impl Pod {
     ///
     /// `node` is the node's label: `false` stops steering there.
     pub(super) fn decide(&self, namespace: &Namespace, node: Option<bool>) -> Result<PodSpec, String> {
-        self.wanted(namespace, node)?;
+        let enabled_by = self.wanted(namespace, node)?;
         self.can_be_steered(namespace)?;
         let settings = (&self.settings, &namespace.settings);
         Ok(PodSpec {
             name: Arc::clone(&self.name),
+            enabled_by,
             accelerate: settings.0.accelerate.or(settings.1.accelerate).unwrap_or(false),
             ports: Arc::clone(&self.ports),
             addresses: Arc::clone(&self.addresses),
@@ -122,8 +123,8 @@ impl Pod {
         })
     }
 
-    /// Whether the labels ask for it.
-    fn wanted(&self, namespace: &Namespace, node: Option<bool>) -> Result<(), String> {
+    /// Which label asks for it.
+    fn wanted(&self, namespace: &Namespace, node: Option<bool>) -> Result<EnabledBy, String> {
         if self.finished {
             return Err("it has ended".to_owned());
         }
@@ -131,7 +132,8 @@ impl Pod {
             return Err(format!("its node's label {ENABLED} is false"));
         }
         match (self.settings.enabled, namespace.settings.enabled) {
-            (Some(true), _) | (None, Some(true)) => Ok(()),
+            (Some(true), _) => Ok(EnabledBy::OwnLabel),
+            (None, Some(true)) => Ok(EnabledBy::NamespaceLabel),
             (Some(false), _) => Err(format!("its label {ENABLED} is false")),
             (None, Some(false)) => Err(format!(
                 "its namespace's label {ENABLED} is false, and it has none of its own"

@@ -240,6 +240,9 @@ struct PodSpec {
     adopt: Option<String>,
     #[prost(uint32, tag = "8")]
     adopt_rate: u32,
+    /// By a label of its own, and not its namespace's.
+    #[prost(bool, tag = "9")]
+    own_label: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -313,6 +316,7 @@ fn pod_part(pod: &model::PodSpec) -> Option<PodSpec> {
         addresses: texts(&pod.addresses),
         adopt: pod.adopt.as_ref().map(|adopt| adopt.request.to_string()),
         adopt_rate: pod.adopt.as_ref().map_or(0, |adopt| adopt.rate),
+        own_label: pod.enabled_by == model::EnabledBy::OwnLabel,
     })
 }
 
@@ -376,6 +380,11 @@ fn pod_spec(part: PodSpec) -> Option<model::PodSpec> {
     let ports: Option<Vec<u16>> = part.ports.iter().map(|&port| port.try_into().ok()).collect();
     Some(model::PodSpec {
         name: part.name.into(),
+        enabled_by: if part.own_label {
+            model::EnabledBy::OwnLabel
+        } else {
+            model::EnabledBy::NamespaceLabel
+        },
         accelerate: part.accelerate,
         ports: ports?.into(),
         addresses: addresses(&part.addresses)?.into(),

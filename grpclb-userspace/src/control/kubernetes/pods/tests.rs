@@ -109,19 +109,20 @@ fn the_pods_label_counts_before_that_of_its_namespace() {
             &off,
             Err("its namespace's label grpclb.io/enabled is false"),
         ),
-        (pod(), &enabled(), Ok(())),
+        (pod(), &enabled(), Ok(EnabledBy::NamespaceLabel)),
         (
             with("false"),
             &enabled(),
             Err("its label grpclb.io/enabled is false"),
         ),
-        (with("true"), &plain, Ok(())),
-        (with("true"), &off, Ok(())),
+        (with("true"), &plain, Ok(EnabledBy::OwnLabel)),
+        (with("true"), &off, Ok(EnabledBy::OwnLabel)),
+        (with("true"), &enabled(), Ok(EnabledBy::OwnLabel)),
         (with("false"), &plain, Err("its label grpclb.io/enabled is false")),
     ];
     for (pod, namespace, expected) in cases {
         match (decide(&pod, namespace, None), expected) {
-            (Ok(_), Ok(())) => {}
+            (Ok(spec), Ok(enabled_by)) => assert_eq!(spec.enabled_by, enabled_by),
             (Err(reason), Err(words)) => {
                 assert!(reason.contains(words), "{reason}");
                 assert!(remedies::of_pod(&reason, "shop/client").is_some(), "{reason}");

@@ -55,6 +55,7 @@ fn desired() -> Desired {
     }
     let pod = model::PodSpec {
         name: "a/client".into(),
+        enabled_by: model::EnabledBy::OwnLabel,
         accelerate: true,
         ports: Arc::from([80, 8080]),
         addresses: Arc::from(["10.244.0.9".parse().unwrap()]),
