@@ -1,7 +1,7 @@
 //! Asks [`crate::leftovers`] for the connections that bypass grpclb, and has them reset where the operator wishes.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,8 +28,9 @@ fn pod_of(pod: &PodStatus) -> Option<Pod> {
     })
 }
 
-/// Adopts as pods ask for it, once they are steered: before that, the connections would come back as they were.
-pub(super) async fn adopt(
+/// Counts the connections that came too early, when their pod begins to be steered. Adopts as pods ask for it, once they are
+/// steered: before that, the connections would come back as they were.
+pub(super) async fn watch(
     leftovers: Arc<Leftovers>,
     mut pods: watch::Receiver<Arc<[PodStatus]>>,
     known: watch::Receiver<Arc<Known>>,
@@ -37,6 +38,7 @@ pub(super) async fn adopt(
     let mut interval = tokio::time::interval(INTERVAL);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut wishes = Wishes::default();
+    let mut steered = Steered::default();
     loop {
         tokio::select! {
             changed = pods.changed() => if changed.is_err() { return },
@@ -46,6 +48,10 @@ pub(super) async fn adopt(
             }
         }
         let status = pods.borrow_and_update().clone();
+        for pod in steered.news(&status).into_iter().filter_map(pod_of) {
+            let services = known.borrow().steered();
+            leftovers.count_early(pod, services).await;
+        }
         let asked: Vec<_> = wishes
             .news(&status)
             .into_iter()
@@ -62,6 +68,22 @@ pub(super) async fn adopt(
                 });
             }
         }
+    }
+}
+
+/// Which pods were steered before.
+#[derive(Debug, Default)]
+struct Steered(BTreeSet<Arc<str>>);
+
+impl Steered {
+    /// The pods that are steered for the first time.
+    fn news<'p>(&mut self, pods: &'p [PodStatus]) -> Vec<&'p PodStatus> {
+        self.0
+            .retain(|incarnation| pods.iter().any(|pod| pod.incarnation == *incarnation));
+        let steered = pods.iter().filter(|pod| pod.state == PodState::Steered);
+        steered
+            .filter(|pod| self.0.insert(Arc::clone(&pod.incarnation)))
+            .collect()
     }
 }
 
@@ -119,6 +141,17 @@ mod tests {
             netns: None,
             adopt,
         }]
+    }
+
+    #[test]
+    fn a_pod_is_new_once_and_again_when_it_comes_back() {
+        let mut steered = Steered::default();
+        let mut news = |pods: &[PodStatus]| steered.news(pods).len();
+        assert_eq!(news(&pod(PodState::Probing, None)), 0, "not steered yet");
+        assert_eq!(news(&pod(PodState::Steered, None)), 1);
+        assert_eq!(news(&pod(PodState::Steered, None)), 0, "once");
+        assert_eq!(news(&[]), 0);
+        assert_eq!(news(&pod(PodState::Steered, None)), 1, "another one");
     }
 
     #[test]

@@ -182,7 +182,7 @@ impl<'o> Agent<'o> {
             services: watch::channel(Arc::default()).0,
             delays: Delays::default(),
         });
-        tokio::spawn(bypassing::adopt(
+        tokio::spawn(bypassing::watch(
             leftovers,
             pods_status.clone(),
             collector.services.subscribe(),

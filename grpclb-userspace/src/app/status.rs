@@ -190,6 +190,7 @@ impl Collector {
                 .told_services(&known, &data)
                 .map(|service| service_of(service, &known, &data))
                 .collect(),
+            early_connections: self.leftovers.early(),
             services_known: known.wanted.services.len() as u64,
             services_left_alone: known.wanted.left_alone.services.len() as u64,
             counters: counters(&data, &known),

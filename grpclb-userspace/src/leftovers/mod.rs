@@ -77,6 +77,8 @@ pub struct Leftovers {
 #[derive(Debug, Default)]
 struct State {
     counted: Option<Instant>,
+    /// Connections that pods already had when they began to be steered.
+    early: u64,
     counts: BTreeMap<Arc<str>, Count>,
     /// The last wish of each pod.
     adoptions: BTreeMap<Arc<str>, Adoption>,
@@ -103,6 +105,25 @@ impl Leftovers {
         // Netlink answers within microseconds, but for every pod of the node and every socket of theirs.
         let counted = tokio::task::spawn_blocking(move || this.count_now(&pods, &services));
         counted.await.unwrap_or_default()
+    }
+
+    /// Adds up the connections that this pod has already, as it begins to be steered: they came too early for grpclb. Where the
+    /// pod cannot be asked, none are added.
+    pub async fn count_early(self: &Arc<Self>, pod: Pod, services: Services) {
+        let this = Arc::clone(self);
+        let counted = tokio::task::spawn_blocking(move || match this.bypassing(&pod.namespace, &services) {
+            Ok((_, connections)) => this.lock().early += connections.len() as u64,
+            Err(error) => {
+                tracing::debug!(pod = %pod.name, %error, "cannot look for connections that came too early");
+            }
+        });
+        // It ends early only together with the agent.
+        let _ended = counted.await;
+    }
+
+    /// How many connections came too early, since the start.
+    pub fn early(&self) -> u64 {
+        self.lock().early
     }
 
     fn count_now(&self, pods: &[Pod], services: &Services) -> BTreeMap<Arc<str>, Count> {

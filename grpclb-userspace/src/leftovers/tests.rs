@@ -115,6 +115,20 @@ async fn connections_to_known_services_are_counted_and_no_others() {
 }
 
 #[tokio::test]
+async fn what_came_too_early_adds_up_and_stays_when_it_has_ended() {
+    let place = Place::new("early");
+    let leftovers = Leftovers::new(OWN);
+    let early = [place.dial(SERVICE4, None), place.dial(OTHER, None)];
+    let known = services(&[SERVICE4]);
+    leftovers.count_early(place.pod.clone(), known.clone()).await;
+    assert_eq!(leftovers.early(), 1);
+    drop(early);
+    let _another = place.dial(SERVICE4, None);
+    leftovers.count_early(place.pod.clone(), known).await;
+    assert_eq!(leftovers.early(), 2, "of two pods");
+}
+
+#[tokio::test]
 async fn adopting_resets_what_bypasses_paced_and_once_for_each_request() {
     let place = Place::new("adopt");
     let mut old: Vec<_> = (0..5).map(|_| place.dial(SERVICE4, None)).collect();

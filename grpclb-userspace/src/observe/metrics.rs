@@ -164,6 +164,13 @@ pub const METRICS: &[Metric] = &[
         },
     },
     Metric {
+        name: "grpclb_early_connections_total",
+        kind: Kind::Counter,
+        labels: &[],
+        help: "Connections to Services that pods already had when they began to be steered.",
+        samples: |status, out| out.add(&[], status.early_connections as f64),
+    },
+    Metric {
         name: "grpclb_client_connections",
         kind: Kind::Gauge,
         labels: &["service"],

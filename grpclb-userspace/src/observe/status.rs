@@ -28,6 +28,10 @@ pub struct Status {
     pub pods: Vec<Pod>,
     /// Where a file is the source: all Services. In Kubernetes: those that a pod of this node has used since the agent started.
     pub services: Vec<Service>,
+    /// Connections to Services that pods already had when they began to be steered, since the agent's start: they came before
+    /// the label, with a container's first instruction, or in a gap. [`Pod::bypassing`] has those that are still open.
+    #[serde(default)]
+    pub early_connections: u64,
     /// How many Service ports are known, used or not.
     #[serde(default)]
     pub services_known: u64,

@@ -79,6 +79,14 @@ impl Draw {
                 process.cpu_seconds
             ),
         );
+        if status.early_connections > 0 {
+            let were = match status.early_connections {
+                1 => "1 connection was".to_owned(),
+                count => format!("{count} connections were"),
+            };
+            let says = format!("{were} there before their pod was steered, since the start");
+            fact(text, "early", &says);
+        }
     }
 
     fn pods(self, pods: &[Pod], text: &mut String) {

@@ -94,6 +94,7 @@ fn example() -> Status {
             ],
             ..Service::default()
         }],
+        early_connections: 3,
         services_known: 1,
         services_left_alone: 0,
         counters: BTreeMap::new(),
@@ -158,8 +159,16 @@ fn connections_that_bypass_grpclb_are_told_below_the_pods() {
 }
 
 #[test]
+fn connections_that_came_too_early_are_told_if_there_were_any() {
+    let text = status(&example(), false);
+    let line = "  early    3 connections were there before their pod was steered, since the start";
+    assert!(text.lines().any(|found| found == line), "{text}");
+}
+
+#[test]
 fn an_agent_with_nothing_to_do_says_so() {
     let text = status(&Status::default(), false);
+    assert!(!text.contains("early"), "{text}");
     assert!(text.contains("Pods\n  none is enabled\n"), "{text}");
     assert!(text.contains("Services\n  none is known\n"), "{text}");
 }
