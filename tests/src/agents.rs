@@ -16,6 +16,16 @@ const IMAGE: &str = concat!("docker.io/grpclb/grpclb:", env!("CARGO_PKG_VERSION"
 pub struct Status {
     pub pods: Vec<Pod>,
     pub process: Process,
+    pub source: Source,
+    pub early_connections: u64,
+}
+
+/// Where what an agent steers by comes from.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Source {
+    pub name: String,
+    pub age_seconds: u64,
+    pub error: Option<String>,
 }
 
 /// An enabled pod.
@@ -35,6 +45,13 @@ pub struct Pod {
 pub struct Process {
     pub open_files: u64,
     pub resident_bytes: u64,
+}
+
+/// What the only agent of a node says of itself, asked on the node: neither the API server nor the kubelet has to answer.
+pub fn status_on(cluster: &Cluster, node: &str) -> Result<Status> {
+    let script = "exec nsenter --target $(pgrep -x grpclb) --net --mount -- /grpclb status --json";
+    let printed = cluster.exec_on(node, &["bash", "-c", script])?;
+    serde_json::from_str(&printed).context("status printed something else")
 }
 
 /// The agents of a cluster; they go with the guard.

@@ -220,6 +220,21 @@ impl Namespace {
         self.wait_until_ready(&[&format!("pod/{name}")])
     }
 
+    /// Kills the process that holds a pod's namespaces (`pause`): its kubelet makes it a new sandbox, with another address.
+    pub fn kill_sandbox(&self, pod: &str) -> Result<()> {
+        let pod = self.get(&["pod", pod])?;
+        let uid = pod["metadata"]["uid"].as_str().context("its UID")?;
+        let node = pod["spec"]["nodeName"].as_str().context("its node")?;
+        let script = format!(
+            "for process in /proc/[0-9]*; do
+               grep -qs {uid} $process/cgroup && grep -qs pause $process/comm && exec kill -9 ${{process#/proc/}}
+             done
+             echo 'no pause process of {uid} runs' >&2
+             exit 1"
+        );
+        self.cluster.exec_on(node, &["bash", "-c", &script]).map(drop)
+    }
+
     /// Makes `calls` calls from a client pod, over `connections` connections at once.
     pub fn call(&self, client: &str, target: &str, calls: u32, connections: u32) -> Result<Outcome> {
         let (calls, connections) = (calls.to_string(), connections.to_string());

@@ -1,120 +1,20 @@
 //! What breaks in a cluster, under a steady load from an enabled pod: servers replaced and scaled, the API server away, agents
-//! killed and frozen, addresses that come back as another's. Each test says which calls may fail, and counts them.
+//! killed and frozen. Each test says which calls may fail, and counts them.
 //!
 //! `GRPCLB_LONG=1` makes the long forms: 20 updates instead of 3, 30 replicas instead of 12.
 #![allow(clippy::unwrap_used)] // also in what the tests share
 
-use std::net::Ipv4Addr;
+mod load_support;
+
 use std::time::{Duration, Instant};
 
-use grpclb_tests::cluster::{Cluster, Namespace, PATIENCE, TEST_IMAGE};
-use grpclb_tests::install::{Installed, calls_reach};
-use grpclb_tests::load::{ClientPod, ClusterLoad, NodeLoad};
+use grpclb_tests::agents::status_on;
+use grpclb_tests::cluster::{Cluster, PATIENCE};
+use grpclb_tests::install::calls_reach;
+use grpclb_tests::load::ClientPod;
 use grpclb_tests::peers::Outcome;
 use grpclb_tests::process::wait_until;
-
-const TARGET: &str = "echo:50051";
-const NODE: &str = "node1";
-const CONNECTIONS: u32 = 8;
-const CONCURRENCY: u32 = 32;
-
-struct Stage {
-    cluster: Cluster,
-    installed: Installed,
-    namespace: Namespace,
-}
-
-/// `replicas` servers, and a client on `NODE` whose calls are spread.
-fn stage(about: &str, replicas: u32) -> Stage {
-    let cluster = Cluster::find().unwrap();
-    let installed = Installed::new(&cluster).unwrap();
-    let namespace = cluster.namespace(about).unwrap();
-    namespace.start_servers("echo", replicas).unwrap();
-    namespace.start_client("client", Some(NODE)).unwrap();
-    cluster
-        .kubectl(&["label", "namespace", namespace.name(), "grpclb.io/enabled=true"])
-        .unwrap();
-    calls_reach(&namespace, "client", TARGET, replicas as usize, PATIENCE).unwrap();
-    Stage {
-        cluster,
-        installed,
-        namespace,
-    }
-}
-
-impl Stage {
-    /// A load that runs.
-    fn load(&self) -> ClusterLoad {
-        self.load_of(TARGET)
-    }
-
-    fn load_of(&self, target: &str) -> ClusterLoad {
-        let mut load =
-            ClusterLoad::start(&self.namespace, "client", target, CONNECTIONS, CONCURRENCY).unwrap();
-        load.wait_for(300).unwrap();
-        load
-    }
-
-    fn rolled_out(&self) {
-        let timeout = format!("--timeout={}s", PATIENCE.as_secs());
-        let status = ["rollout", "status", "deployment/echo", &timeout];
-        self.namespace.kubectl(&status).unwrap();
-    }
-
-    /// The Service's IPv4 address with its port: names are not resolved while the API server is away.
-    fn address(&self) -> String {
-        let service = self.namespace.get(&["service", "echo"]).unwrap();
-        let addresses = service["spec"]["clusterIPs"].as_array().unwrap().iter();
-        let v4 = addresses.filter_map(|address| address.as_str());
-        format!(
-            "{}:50051",
-            v4.clone().find(|address| !address.contains(':')).unwrap()
-        )
-    }
-
-    /// Runs a command on the client's node.
-    fn on_node(&self, command: &[&str]) -> String {
-        self.cluster.exec_on(NODE, command).unwrap()
-    }
-}
-
-/// Waits until the calls of one connection reach so many servers and none fails. At first names may have their old address,
-/// addresses nobody behind them, and kubelets no ear for the client.
-fn reaches(namespace: &Namespace, target: &str, servers: usize) {
-    let mut last = None;
-    let reached = wait_until(PATIENCE, || {
-        let outcome = namespace.call("client", target, 60, 1);
-        let reached = outcome
-            .as_ref()
-            .is_ok_and(|outcome| outcome.failed() == 0 && outcome.per_backend.len() == servers);
-        last = Some(outcome);
-        reached
-    });
-    assert!(reached, "{target} does not reach {servers} servers: {last:?}");
-}
-
-/// A load of the client that runs, without the API server's help.
-fn load_of(client: &ClientPod, address: &str) -> NodeLoad {
-    let mut load = client.load(address, CONNECTIONS, CONCURRENCY).unwrap();
-    load.wait_for(300).unwrap();
-    load
-}
-
-fn long() -> bool {
-    std::env::var_os("GRPCLB_LONG").is_some()
-}
-
-fn assert_none_failed(outcome: &Outcome) {
-    assert!(outcome.calls > 1000, "it is a load: {outcome:?}");
-    assert_eq!(
-        outcome.failed(),
-        0,
-        "of {} calls: {:?} {:?}",
-        outcome.calls,
-        outcome.errors,
-        outcome.messages
-    );
-}
+use load_support::{CONCURRENCY, NODE, TARGET, assert_none_failed, load_of, long, reaches, stage};
 
 /// May fail: none. The servers have no preStop hook: they are told to end at the moment when their endpoints begin to leave.
 #[test]
@@ -172,6 +72,7 @@ fn servers_that_are_scaled_up_and_down_fail_no_call() {
 /// their kubelets alone, and the agent steers by what was known last.
 #[test]
 fn without_the_api_server_a_killed_server_and_a_killed_agent_come_back() {
+    let begun = Instant::now();
     let stage = stage("away", 3);
     let client = ClientPod::find(&stage.cluster, &stage.namespace, "client").unwrap();
     let address = stage.address();
@@ -208,6 +109,7 @@ fn without_the_api_server_a_killed_server_and_a_killed_agent_come_back() {
 
     let load = load_of(&client, &address);
     stage.on_node(&["pkill", "-KILL", "-x", "grpclb"]);
+    let killed = Instant::now();
     let steered = wait_until(PATIENCE, || {
         let outcome = client.call(&address, 60).unwrap();
         // Whichever way they go: new connections are never refused.
@@ -215,6 +117,18 @@ fn without_the_api_server_a_killed_server_and_a_killed_agent_come_back() {
         outcome.per_backend.len() == 3
     });
     assert!(steered, "the new agent steers by what was known last");
+    let source = status_on(&stage.cluster, NODE).unwrap().source;
+    assert!(source.name.starts_with("snapshot of "), "{source:?}");
+    assert!(
+        source.error.is_some(),
+        "status says what is in the way: {source:?}"
+    );
+    // It knows this test's Service, and the agent that wrote it is dead.
+    let ages = killed.elapsed().as_secs().saturating_sub(1)..=begun.elapsed().as_secs();
+    assert!(
+        ages.contains(&source.age_seconds),
+        "status says how old it is: {source:?}, not of {ages:?} s"
+    );
     let outcome = load.finish().unwrap();
     assert!(
         outcome.failed() <= u64::from(CONCURRENCY),
@@ -268,134 +182,6 @@ fn a_kubelet_that_starts_anew_disturbs_no_call() {
     // kubectl exec is answered by the kubelet.
     reaches(&stage.namespace, TARGET, 3);
     assert_none_failed(&load.finish().unwrap());
-}
-
-/// May fail: calls of the pod that is killed without grace. None may reach the pod that has its address next: that one
-/// serves another Service.
-#[test]
-fn an_address_that_another_services_pod_gets_brings_it_no_calls() {
-    let stage = stage("reuse", 2);
-    stage.namespace.start_servers("other", 2).unwrap();
-    let start = |name: &str, of: &str| {
-        stage.namespace.apply(&server_pod(name, of)).unwrap();
-        stage
-            .namespace
-            .wait_until_ready(&[&format!("pod/{name}")])
-            .unwrap();
-        let pod = stage.namespace.get(&["pod", name]).unwrap();
-        let address = pod["status"]["podIP"].as_str().unwrap();
-        address.parse::<Ipv4Addr>().unwrap()
-    };
-    let address = start("victim", "echo");
-    reaches(&stage.namespace, TARGET, 3);
-    let load = stage.load();
-    let delete = ["delete", "pod", "victim", "--grace-period=0", "--force", "--wait"];
-    stage.namespace.kubectl(&delete).unwrap();
-    let held = format!("ls /run/cni-addresses/pods/{address} 2>/dev/null || true");
-    let free = wait_until(PATIENCE, || {
-        stage.on_node(&["bash", "-c", &held]).trim().is_empty()
-    });
-    assert!(free, "{address} is given back");
-    // The CNI plugin gives addresses in turn: it is told that the one before was the last.
-    let before = Ipv4Addr::from(u32::from(address) - 1);
-    let script = format!("printf {before} >/run/cni-addresses/pods/last_reserved_ip.0");
-    stage.on_node(&["bash", "-c", &script]);
-    assert_eq!(
-        start("heir", "other"),
-        address,
-        "the other Service's pod has the address now"
-    );
-
-    reaches(&stage.namespace, "other:50051", 3);
-    let outcome = load.finish().unwrap();
-    let stray = outcome.per_backend.get("heir");
-    assert_eq!(stray, None, "calls to echo that another Service's pod answered");
-    assert!(outcome.per_backend.contains_key("victim"));
-    assert!(
-        outcome.failed() <= u64::from(CONCURRENCY),
-        "{:?} {:?}",
-        outcome.errors,
-        outcome.messages
-    );
-}
-
-/// A server on `NODE` that no controller replaces, behind the Service `of`.
-fn server_pod(name: &str, of: &str) -> String {
-    format!(
-        "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, labels: {{app: {of}}}}}, spec: {{ \
-          nodeSelector: {{kubernetes.io/hostname: {NODE}}}, terminationGracePeriodSeconds: 0, containers: [{{ \
-          name: server, image: '{TEST_IMAGE}', imagePullPolicy: Never, \
-          args: [server, --listen, '[::]:8080', --name, {name}, --executions, /tmp/executions], \
-          ports: [{{name: grpc, containerPort: 8080}}], readinessProbe: {{tcpSocket: {{port: grpc}}, periodSeconds: 1}}}}]}}}}"
-    )
-}
-
-/// May fail: none. One of two endpoints turns unready and ready again, as a readiness probe that flaps makes it.
-#[test]
-fn a_slice_that_flaps_fails_no_call() {
-    let stage = stage("flaps", 2);
-    let pods = stage.namespace.get(&["pods", "--selector=app=echo"]).unwrap();
-    let addresses: Vec<&str> = pods["items"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .filter_map(|pod| pod["status"]["podIP"].as_str())
-        .collect();
-    let slice = |ready: bool| {
-        format!(
-            "{{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4, \
-              metadata: {{name: flaps, labels: {{kubernetes.io/service-name: flaps}}}}, ports: [{{name: grpc, port: 8080}}], \
-              endpoints: [{{addresses: [{}], conditions: {{ready: true}}}}, {{addresses: [{}], conditions: {{ready: {ready}}}}}]}}",
-            addresses[0], addresses[1]
-        )
-    };
-    let service = "{apiVersion: v1, kind: Service, metadata: {name: flaps}, spec: {ports: [{name: grpc, port: 50051}]}}";
-    stage.namespace.apply(service).unwrap();
-    stage.namespace.apply(&slice(true)).unwrap();
-    reaches(&stage.namespace, "flaps:50051", 2);
-    let load = stage.load_of("flaps:50051");
-    let times = if long() { 50 } else { 10 };
-    for _ in 0..times {
-        stage.namespace.apply(&slice(false)).unwrap();
-        stage.namespace.apply(&slice(true)).unwrap();
-    }
-    assert_none_failed(&load.finish().unwrap());
-}
-
-/// May fail: none before the Service is deleted. Afterwards its name has another address, and that one is balanced.
-#[test]
-fn a_service_made_again_with_another_address_is_balanced_there() {
-    let stage = stage("again", 3);
-    let old = stage.address();
-    let before = stage.namespace.call("client", &old, 60, 1).unwrap();
-    assert_eq!((before.failed(), before.per_backend.len()), (0, 3), "{before:?}");
-    stage.namespace.kubectl(&["delete", "service", "echo"]).unwrap();
-    let manifest = |name: &str, address: &str| {
-        format!(
-            "{{apiVersion: v1, kind: Service, metadata: {{name: {name}}}, spec: {{{address} selector: {{app: {name}}}, ports: [{{name: grpc, port: 50051, targetPort: grpc}}]}}}}"
-        )
-    };
-    // Another Service has the old address before the first one is back.
-    stage.namespace.start_servers("taker", 2).unwrap();
-    stage.namespace.kubectl(&["delete", "service", "taker"]).unwrap();
-    let (ip, _) = old.rsplit_once(':').unwrap();
-    stage
-        .namespace
-        .apply(&manifest("taker", &format!("clusterIP: {ip},")))
-        .unwrap();
-    stage.namespace.apply(&manifest("echo", "")).unwrap();
-    assert_ne!(stage.address(), old);
-    reaches(&stage.namespace, TARGET, 3);
-    reaches(&stage.namespace, &old, 2);
-    let taken = stage.namespace.call("client", &old, 60, 1).unwrap();
-    assert!(
-        taken
-            .per_backend
-            .keys()
-            .all(|backend| backend.starts_with("taker")),
-        "the old address is the other Service's: {:?}",
-        taken.per_backend
-    );
 }
 
 /// May fail: the calls that were given to the servers of the node that vanishes, until its silence is noticed; each by its own

@@ -3,9 +3,11 @@
 
 mod source_support;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
-use grpclb_tests::cluster::{Cluster, PATIENCE};
+use grpclb_tests::cluster::{Cluster, Namespace, PATIENCE};
+use grpclb_tests::peers::target;
 use grpclb_userspace::control::Health;
 use grpclb_userspace::model::Desired;
 use source_support::{OnNode, Scratch};
@@ -92,9 +94,10 @@ async fn while_the_api_server_is_away_what_is_known_stays_in_force_and_a_new_age
     }
 }
 
-/// The source does not run while this test waits for anything else: what happens then, happens while it is away.
+/// etcd is changed and compacted while the API server is away, so that no watch can have told of it: the server that comes back
+/// answers 410 Gone to who asks for what was since.
 #[tokio::test]
-async fn what_changed_before_the_server_forgot_it_is_found_by_difference_and_nothing_else_is_touched() {
+async fn what_etcd_has_forgotten_is_found_by_difference_and_nothing_else_is_touched() {
     let cluster = Cluster::find().unwrap();
     let namespace = cluster.namespace("forgot").unwrap();
     let enabled = "grpclb.io/enabled=true";
@@ -103,8 +106,19 @@ async fn what_changed_before_the_server_forgot_it_is_found_by_difference_and_not
         .unwrap();
     namespace.start_servers("echo", 2).unwrap();
     namespace.start_client("client", Some("node1")).unwrap();
-    let made = |name: &str| namespace.kubectl(&["create", "service", "clusterip", name, "--tcp=80:80"]);
-    made("old").unwrap();
+    for name in ["old", "new"] {
+        namespace
+            .kubectl(&["create", "service", "clusterip", name, "--tcp=80:80"])
+            .unwrap();
+    }
+    let etcd = Etcd::of(&cluster);
+    let key = |name: &str| format!("/registry/services/specs/{}/{name}", namespace.name());
+    let kept = kept_file(&namespace);
+    etcd.run(&format!(
+        "get --print-value-only {} | head -c -1 >{kept}",
+        key("new")
+    ));
+    namespace.kubectl(&["delete", "service", "new"]).unwrap();
     let id = |name: &str, port: u16| format!("{}/{name}:{port}", namespace.name());
     let (echo, old, new) = (id("echo", 50051), id("old", 80), id("new", 80));
 
@@ -120,11 +134,13 @@ async fn what_changed_before_the_server_forgot_it_is_found_by_difference_and_not
     source
         .wait(PATIENCE, |desired| has(desired, &old) && endpoints(desired) == 2)
         .await;
+    assert!(!has(&source.watch.desired.borrow(), &new));
 
-    namespace.kubectl(&["delete", "service", "old"]).unwrap();
-    made("new").unwrap();
-    // A server that starts knows no change from before: whoever asks for those gets 410 Gone.
-    drop(cluster.stop("control", "kube-apiserver").unwrap());
+    let away = cluster.stop("control", "kube-apiserver").unwrap();
+    etcd.run(&format!("del {}", key("old")));
+    etcd.run(&format!("put {} <{kept}", key("new")));
+    etcd.run("compact --physical $($ETCDCTL endpoint status -w fields | sed -n 's/.*\"Revision\" : //p')");
+    drop(away);
     let mut fewest = usize::MAX;
     source
         .wait(PATIENCE, |desired| {
@@ -133,4 +149,31 @@ async fn what_changed_before_the_server_forgot_it_is_found_by_difference_and_not
         })
         .await;
     assert_eq!(fewest, 2, "what did not change stayed in force all the time");
+}
+
+/// A file of the control plane's machine.
+fn kept_file(namespace: &Namespace) -> String {
+    format!("/run/{}", namespace.name())
+}
+
+/// The cluster's etcd, asked past the API server.
+struct Etcd<'c> {
+    cluster: &'c Cluster,
+    program: PathBuf,
+}
+
+impl<'c> Etcd<'c> {
+    fn of(cluster: &'c Cluster) -> Self {
+        let program = target().join("k8s/etcdctl");
+        Self { cluster, program }
+    }
+
+    /// Runs etcdctl with these words of a shell.
+    fn run(&self, words: &str) -> String {
+        let script = format!(
+            "set -eo pipefail; ETCDCTL={}; $ETCDCTL {words}",
+            self.program.display()
+        );
+        self.cluster.exec_on("control", &["bash", "-c", &script]).unwrap()
+    }
 }

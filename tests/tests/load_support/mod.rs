@@ -1,0 +1,111 @@
+//! Servers, and a client of an enabled namespace that calls them for as long as a test wants; and what is to be seen of its calls.
+#![allow(clippy::unwrap_used, dead_code, unreachable_pub)]
+
+use grpclb_tests::cluster::{Cluster, Namespace, PATIENCE};
+use grpclb_tests::install::{Installed, calls_reach};
+use grpclb_tests::load::{ClientPod, ClusterLoad, NodeLoad};
+use grpclb_tests::peers::Outcome;
+use grpclb_tests::process::wait_until;
+
+pub const TARGET: &str = "echo:50051";
+pub const NODE: &str = "node1";
+pub const CONNECTIONS: u32 = 8;
+pub const CONCURRENCY: u32 = 32;
+
+pub struct Stage {
+    pub cluster: Cluster,
+    pub installed: Installed,
+    pub namespace: Namespace,
+}
+
+/// `replicas` servers, and a client on `NODE` whose calls are spread.
+pub fn stage(about: &str, replicas: u32) -> Stage {
+    let cluster = Cluster::find().unwrap();
+    let installed = Installed::new(&cluster).unwrap();
+    let namespace = cluster.namespace(about).unwrap();
+    namespace.start_servers("echo", replicas).unwrap();
+    namespace.start_client("client", Some(NODE)).unwrap();
+    cluster
+        .kubectl(&["label", "namespace", namespace.name(), "grpclb.io/enabled=true"])
+        .unwrap();
+    calls_reach(&namespace, "client", TARGET, replicas as usize, PATIENCE).unwrap();
+    Stage {
+        cluster,
+        installed,
+        namespace,
+    }
+}
+
+impl Stage {
+    /// A load that runs.
+    pub fn load(&self) -> ClusterLoad {
+        self.load_of(TARGET)
+    }
+
+    pub fn load_of(&self, target: &str) -> ClusterLoad {
+        let mut load =
+            ClusterLoad::start(&self.namespace, "client", target, CONNECTIONS, CONCURRENCY).unwrap();
+        load.wait_for(300).unwrap();
+        load
+    }
+
+    pub fn rolled_out(&self) {
+        let timeout = format!("--timeout={}s", PATIENCE.as_secs());
+        let status = ["rollout", "status", "deployment/echo", &timeout];
+        self.namespace.kubectl(&status).unwrap();
+    }
+
+    /// The Service's IPv4 address with its port: names are not resolved while the API server is away.
+    pub fn address(&self) -> String {
+        let service = self.namespace.get(&["service", "echo"]).unwrap();
+        let addresses = service["spec"]["clusterIPs"].as_array().unwrap().iter();
+        let v4 = addresses.filter_map(|address| address.as_str());
+        format!(
+            "{}:50051",
+            v4.clone().find(|address| !address.contains(':')).unwrap()
+        )
+    }
+
+    /// Runs a command on the client's node.
+    pub fn on_node(&self, command: &[&str]) -> String {
+        self.cluster.exec_on(NODE, command).unwrap()
+    }
+}
+
+/// Waits until the calls of one connection reach so many servers and none fails. At first names may have their old address,
+/// addresses nobody behind them, and kubelets no ear for the client.
+pub fn reaches(namespace: &Namespace, target: &str, servers: usize) {
+    let mut last = None;
+    let reached = wait_until(PATIENCE, || {
+        let outcome = namespace.call("client", target, 60, 1);
+        let reached = outcome
+            .as_ref()
+            .is_ok_and(|outcome| outcome.failed() == 0 && outcome.per_backend.len() == servers);
+        last = Some(outcome);
+        reached
+    });
+    assert!(reached, "{target} does not reach {servers} servers: {last:?}");
+}
+
+/// A load of the client that runs, without the API server's help.
+pub fn load_of(client: &ClientPod, address: &str) -> NodeLoad {
+    let mut load = client.load(address, CONNECTIONS, CONCURRENCY).unwrap();
+    load.wait_for(300).unwrap();
+    load
+}
+
+pub fn long() -> bool {
+    std::env::var_os("GRPCLB_LONG").is_some()
+}
+
+pub fn assert_none_failed(outcome: &Outcome) {
+    assert!(outcome.calls > 1000, "it is a load: {outcome:?}");
+    assert_eq!(
+        outcome.failed(),
+        0,
+        "of {} calls: {:?} {:?}",
+        outcome.calls,
+        outcome.errors,
+        outcome.messages
+    );
+}
