@@ -18,6 +18,8 @@ pub(super) const AF_INET6: u8 = 10;
 const IPPROTO_TCP: u8 = 6;
 /// A bit for each TCP state (`linux/tcp_states.h`).
 const ESTABLISHED: u32 = 1 << 1;
+/// On their way to the end, at least from one side: from `FIN_WAIT1` to `LAST_ACK` but for `CLOSE`, and `CLOSING`.
+const ENDING: u32 = 1 << 4 | 1 << 5 | 1 << 6 | 1 << 8 | 1 << 9 | 1 << 11;
 const ALL_STATES: u32 = u32::MAX;
 /// The attribute with a socket's `SO_MARK`; told to who has `CAP_NET_ADMIN`.
 const INET_DIAG_MARK: u16 = 15;
@@ -54,15 +56,22 @@ pub(super) enum Answer {
 #[error("the kernel's answer to sock_diag is cut off")]
 pub(super) struct Truncated;
 
-/// Asks for every established TCP connection of one family.
-pub(super) fn list(family: u8) -> [u8; REQUEST] {
-    request(
-        SOCK_DIAG_BY_FAMILY,
-        NLM_F_REQUEST | NLM_F_DUMP,
-        family,
-        ESTABLISHED,
-        &[0; ID],
-    )
+/// Which connections are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Which {
+    Established,
+    /// Those, too, that have ended within the last minute (`TIME_WAIT`) or are about to.
+    AlsoEnded,
+}
+
+/// Asks for the TCP connections of one family.
+pub(super) fn list(family: u8, which: Which) -> [u8; REQUEST] {
+    let states = match which {
+        Which::Established => ESTABLISHED,
+        Which::AlsoEnded => ESTABLISHED | ENDING,
+    };
+    let flags = NLM_F_REQUEST | NLM_F_DUMP;
+    request(SOCK_DIAG_BY_FAMILY, flags, family, states, &[0; ID])
 }
 
 /// Asks to reset one.

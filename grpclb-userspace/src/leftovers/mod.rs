@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use crate::model::Adopt;
 use crate::netns::Netns;
-use message::Connection;
+use message::{Connection, Which};
 use sockets::Sockets;
 
 /// Counts are not made anew more often than this: a count looks at every connection of every pod.
@@ -107,14 +107,16 @@ impl Leftovers {
         counted.await.unwrap_or_default()
     }
 
-    /// Adds up the connections that this pod has already, as it begins to be steered: they came too early for grpclb. Where the
-    /// pod cannot be asked, none are added.
+    /// Adds up the connections that this pod has already, or had just now, as it begins to be steered: they came too early for
+    /// grpclb. Where the pod cannot be asked, none are added.
     pub async fn count_early(self: &Arc<Self>, pod: Pod, services: Services) {
         let this = Arc::clone(self);
-        let counted = tokio::task::spawn_blocking(move || match this.bypassing(&pod.namespace, &services) {
-            Ok((_, connections)) => this.lock().early += connections.len() as u64,
-            Err(error) => {
-                tracing::debug!(pod = %pod.name, %error, "cannot look for connections that came too early");
+        let counted = tokio::task::spawn_blocking(move || {
+            match this.bypassing(&pod.namespace, &services, Which::AlsoEnded) {
+                Ok((_, connections)) => this.lock().early += connections.len() as u64,
+                Err(error) => {
+                    tracing::debug!(pod = %pod.name, %error, "cannot look for connections that came too early");
+                }
             }
         });
         // It ends early only together with the agent.
@@ -129,7 +131,7 @@ impl Leftovers {
     fn count_now(&self, pods: &[Pod], services: &Services) -> BTreeMap<Arc<str>, Count> {
         let mut found = BTreeMap::new();
         for pod in pods {
-            match self.bypassing(&pod.namespace, services) {
+            match self.bypassing(&pod.namespace, services, Which::Established) {
                 Ok((_, connections)) => {
                     let mut bypassing = BTreeMap::new();
                     for connection in connections {
@@ -159,9 +161,14 @@ impl Leftovers {
         state.counts.clone()
     }
 
-    fn bypassing(&self, namespace: &Netns, services: &Services) -> io::Result<(Sockets, Vec<Connection>)> {
+    fn bypassing(
+        &self,
+        namespace: &Netns,
+        services: &Services,
+        which: Which,
+    ) -> io::Result<(Sockets, Vec<Connection>)> {
         let mut sockets = Sockets::of(namespace)?;
-        let mut connections = sockets.established()?;
+        let mut connections = sockets.connections(which)?;
         connections.retain(|found| services.contains(&found.peer) && found.mark != self.own);
         Ok((sockets, connections))
     }
@@ -215,7 +222,8 @@ impl Leftovers {
         let pause = Duration::from_secs(1) / wish.rate.max(1);
         let this = Arc::clone(self);
         let namespace = Arc::clone(&pod.namespace);
-        let listed = tokio::task::spawn_blocking(move || this.bypassing(&namespace, &services));
+        let listed =
+            tokio::task::spawn_blocking(move || this.bypassing(&namespace, &services, Which::Established));
         let (mut sockets, connections) = listed.await.map_err(io::Error::other)??;
         let (mut reset, found) = (0, connections.len());
         self.note(pod, wish, |adoption| adoption.found = Some(found as u64));

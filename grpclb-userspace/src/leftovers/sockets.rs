@@ -10,7 +10,7 @@ use nix::sys::socket::{
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
-use super::message::{self, Answer, Connection};
+use super::message::{self, Answer, Connection, Which};
 use crate::netns::Netns;
 
 /// The kernel fills datagrams of up to 32 KiB.
@@ -43,11 +43,11 @@ impl Sockets {
         })
     }
 
-    /// Every established TCP connection.
-    pub(super) fn established(&mut self) -> io::Result<Vec<Connection>> {
+    /// Its TCP connections.
+    pub(super) fn connections(&mut self, which: Which) -> io::Result<Vec<Connection>> {
         let mut found = Vec::new();
         for family in [message::AF_INET, message::AF_INET6] {
-            self.send(&message::list(family))?;
+            self.send(&message::list(family, which))?;
             loop {
                 let mut answers = self.receive()?.into_iter();
                 let ended = answers.try_for_each(|answer| match answer {
