@@ -1,4 +1,5 @@
-//! What a splitter that has warmed up asks of the allocator: how often for a small call, and how much for calls that last.
+//! What a splitter asks of the allocator: nothing for a small call once it has warmed up, little for calls that last, and
+//! what bursts took comes back.
 
 mod support;
 
@@ -9,27 +10,36 @@ use allocation_counter::measure;
 use bytes::BytesMut;
 use grpclb_engine::Time;
 use grpclb_engine::balance::{Endpoint, Policy, Service, State};
-use grpclb_engine::connection::{Config, Event, HeadersKind, Role};
+use grpclb_engine::connection::{Config, Event, HeadersKind, Role, StreamKey};
 use grpclb_engine::splitter::{self, Action, ConnId, ServiceKey, Splitter};
 
-use support::Side;
+use support::{REQUEST, Side};
 
-/// One client, the splitter and one backend, of which only the splitter is measured.
+/// Room for a read, as in the data plane.
+const READ: usize = 64 << 10;
+
+/// Clients, the splitter and one backend, of which only the splitter is measured.
 struct Bench {
     now: Time,
     splitter: Splitter,
-    client: (ConnId, Side),
+    clients: Vec<(ConnId, Side)>,
     backend: (ConnId, Side),
     /// As the data plane's: one buffer for all reads.
     input: BytesMut,
     output: Vec<u8>,
+    /// By the splitter.
     allocations: u64,
     /// The backend answers nothing.
     silent: bool,
+    /// Bytes each way of a call.
+    body: usize,
+    /// Calls so far, and whether each has a deadline of its own among its headers.
+    opened: usize,
+    deadlines: bool,
 }
 
 impl Bench {
-    fn new() -> Self {
+    fn new(clients: usize) -> Self {
         let now = Time::ZERO;
         let mut splitter = Splitter::new(Arc::new(splitter::Config::new("n1")), 7, Arc::default());
         let service = Service {
@@ -45,22 +55,25 @@ impl Bench {
             }]),
         };
         splitter.set_service(now, ServiceKey(1), Arc::new(service));
-        let client = splitter
-            .open_client(now, ServiceKey(1))
-            .expect("the Service is set");
-        let mut front = Side::new(Role::Client, Config::to_client());
-        let mut hello = BytesMut::from(&front.drain(now)[..]);
-        splitter.handle_input(now, client.into(), &mut hello);
-        while let Some(settings) = splitter.transmit(now, client.into()) {
-            let mut slices = [IoSlice::new(&[])];
-            settings.slices(&mut slices);
-            front.receive(now, &slices[0]);
-            let len = slices[0].len();
-            settings.advance(len);
+        let mut connect = || {
+            let id = splitter.open_client(now, ServiceKey(1));
+            let side = Side::new(Role::Client, Config::to_client());
+            (ConnId::Client(id.expect("the Service is set")), side)
+        };
+        let mut clients: Vec<_> = (0..clients).map(|_| connect()).collect();
+        for (id, side) in &mut clients {
+            splitter.handle_input(now, *id, &mut BytesMut::from(&side.drain(now)[..]));
+            while let Some(settings) = splitter.transmit(now, *id) {
+                let mut slices = [IoSlice::new(&[])];
+                settings.slices(&mut slices);
+                side.receive(now, &slices[0]);
+                let len = slices[0].len();
+                settings.advance(len);
+            }
         }
-        let stream = front.open(now, 0, true);
-        let mut first = BytesMut::from(&front.drain(now)[..]);
-        splitter.handle_input(now, client.into(), &mut first);
+        let (id, side) = &mut clients[0];
+        let first = side.open(now, 0, true);
+        splitter.handle_input(now, *id, &mut BytesMut::from(&side.drain(now)[..]));
         let Some(Action::Dial { upstream, .. }) = splitter.poll_action() else {
             panic!("the first call causes a dial");
         };
@@ -68,57 +81,72 @@ impl Bench {
         let mut bench = Self {
             now,
             splitter,
-            client: (client.into(), front),
+            clients,
             backend: (upstream.into(), Side::new(Role::Server, Config::to_client())),
-            input: BytesMut::with_capacity(64 << 10),
-            output: Vec::with_capacity(64 << 10),
+            input: BytesMut::with_capacity(READ),
+            output: Vec::with_capacity(READ),
             allocations: 0,
             silent: false,
+            body: 100,
+            opened: 0,
+            deadlines: false,
         };
         for _ in 0..8 {
             bench.exchange();
         }
-        assert!(bench.client.1.ended(stream), "the first call");
+        assert!(bench.clients[0].1.ended(first), "the first call");
+        bench.clients[0].1.events.clear();
         bench
     }
 
-    /// Everything that either end has to say goes to the other, once.
+    /// Everything that one side has to say goes to the other, and back, once.
     fn exchange(&mut self) {
-        let Self {
-            now,
-            splitter,
-            client,
-            backend,
-            input,
-            output,
-            allocations,
-            ..
-        } = self;
-        for from in [&mut *client, backend] {
-            input.clear();
-            input.reserve(64 << 10);
-            input.extend_from_slice(&from.1.drain(*now));
-            from.1.sent.clear();
-            *allocations += measure(|| splitter.handle_input(*now, from.0, input)).count_total;
+        for client in 0..self.clients.len() {
+            self.read(Some(client));
         }
-        for to in [client, backend] {
-            output.clear();
-            *allocations += measure(|| {
-                while splitter.poll_dirty().is_some() {}
-                while let Some(queue) = splitter.transmit(*now, to.0) {
-                    let mut slices = [IoSlice::new(&[]); 32];
-                    let filled = queue.slices(&mut slices);
-                    let len = slices[..filled].iter().map(|slice| slice.len()).sum();
-                    slices[..filled]
-                        .iter()
-                        .for_each(|slice| output.extend_from_slice(slice));
-                    queue.advance(len);
-                }
-            })
-            .count_total;
-            to.1.receive(*now, output);
-        }
+        self.write(None);
         self.serve();
+        self.read(None);
+        for client in 0..self.clients.len() {
+            self.write(Some(client));
+        }
+    }
+
+    /// What this client, or the backend, has to say comes to the splitter.
+    fn read(&mut self, client: Option<usize>) {
+        let (id, side) = client.map_or(&mut self.backend, |client| &mut self.clients[client]);
+        let (splitter, input, now) = (&mut self.splitter, &mut self.input, self.now);
+        let said = side.drain(now);
+        side.sent.clear();
+        input.clear();
+        if !input.try_reclaim(READ) && input.capacity() < READ / 4 {
+            input.reserve(READ);
+        }
+        input.extend_from_slice(&said);
+        let cost = measure(|| splitter.handle_input(now, *id, input));
+        assert!(input.is_empty(), "no frame is cut here");
+        self.allocations += cost.count_total;
+    }
+
+    /// What the splitter has to say comes to this client, or to the backend.
+    fn write(&mut self, client: Option<usize>) {
+        let (id, side) = client.map_or(&mut self.backend, |client| &mut self.clients[client]);
+        let (splitter, output, now) = (&mut self.splitter, &mut self.output, self.now);
+        output.clear();
+        let cost = measure(|| {
+            while splitter.poll_dirty().is_some() {}
+            while let Some(queue) = splitter.transmit(now, *id) {
+                let mut slices = [IoSlice::new(&[]); 32];
+                let filled = queue.slices(&mut slices);
+                let len = slices[..filled].iter().map(|slice| slice.len()).sum();
+                slices[..filled]
+                    .iter()
+                    .for_each(|slice| output.extend_from_slice(slice));
+                queue.advance(len);
+            }
+        });
+        self.allocations += cost.count_total;
+        side.receive(now, output);
     }
 
     fn serve(&mut self) {
@@ -131,7 +159,7 @@ impl Bench {
                     ..
                 } if !self.silent => {
                     side.respond(stream, false);
-                    side.data(stream, &[8; 100], false);
+                    side.data(stream, &vec![8; self.body], false);
                     side.trailers(stream);
                 }
                 Event::Data { stream, chunk, .. } => side.connection.release(stream, chunk.len() as u32),
@@ -140,27 +168,67 @@ impl Bench {
         }
     }
 
-    /// A call with 100 bytes each way.
-    fn call(&mut self) {
-        let stream = self.client.1.open(self.now, 0, false);
-        self.client.1.data(stream, &[7; 100], true);
-        for _ in 0..4 {
+    /// A call whose request is all there.
+    fn open(&mut self, client: usize) -> StreamKey {
+        self.opened += 1;
+        let (_, side) = &mut self.clients[client];
+        let deadline = format!("{}u", 1_000_000 + self.opened);
+        let mut headers = REQUEST.to_vec();
+        if self.deadlines {
+            headers.push(("grpc-timeout", &deadline));
+        }
+        let headers = side.headers(&headers);
+        let stream = side.connection.open(self.now, 0, headers, false);
+        let stream = stream.expect("the splitter takes a hundred calls at once");
+        side.data(stream, &vec![7; self.body], true);
+        stream
+    }
+
+    /// So many calls of each client at once.
+    fn calls(&mut self, each: usize) {
+        let opened: Vec<(usize, StreamKey)> = (0..self.clients.len())
+            .flat_map(|client| (0..each).map(move |_| client))
+            .map(|client| (client, self.open(client)))
+            .collect();
+        let mut exchanges = 0;
+        while self.clients.iter().any(|(_, side)| side.connection.streams() > 0) {
+            exchanges += 1;
+            assert!(exchanges < 100, "calls do not come to their end");
             self.exchange();
         }
-        assert!(self.client.1.ended(stream));
-        self.client.1.events.clear();
+        for (client, stream) in opened {
+            assert!(self.clients[client].1.ended(stream));
+        }
+        self.clients.iter_mut().for_each(|(_, side)| side.events.clear());
     }
 }
 
-#[test]
-fn a_small_call_asks_for_memory_a_few_times_only() {
-    let mut bench = Bench::new();
-    (0..1000).for_each(|_| bench.call());
+/// How often ten thousand calls ask for memory. Before that, each connection has had more streams than it remembers.
+fn allocations(clients: usize, each: usize) -> u64 {
+    let mut bench = Bench::new(clients);
+    (0..300_usize.div_ceil(each)).for_each(|_| bench.calls(each));
     bench.allocations = 0;
-    (0..1000).for_each(|_| bench.call());
-    let a_call = bench.allocations as f64 / 1000.0;
-    eprintln!("{a_call} allocations a call");
-    assert!(a_call <= 8.0, "{a_call} allocations a call");
+    (0..10_000 / (clients * each)).for_each(|_| bench.calls(each));
+    bench.allocations
+}
+
+#[test]
+fn small_calls_ask_for_no_memory() {
+    for (clients, each) in [(1, 1), (1, 100), (10, 10), (100, 1)] {
+        let allocations = allocations(clients, each);
+        assert_eq!(allocations, 0, "{clients} clients with {each} calls each");
+    }
+}
+
+/// A value that was never seen before is kept with its field, so that it goes out as it came in.
+#[test]
+fn a_header_that_differs_with_every_call_asks_for_memory_twice() {
+    let mut bench = Bench::new(1);
+    bench.deadlines = true;
+    (0..1000).for_each(|_| bench.calls(1));
+    bench.allocations = 0;
+    (0..1000).for_each(|_| bench.calls(1));
+    assert_eq!(bench.allocations, 2000);
 }
 
 /// Small bodies are kept for another try until the response begins. Were they kept where they were read, each could hold
@@ -168,18 +236,31 @@ fn a_small_call_asks_for_memory_a_few_times_only() {
 #[test]
 fn a_call_that_waits_for_its_answer_holds_no_read_buffer() {
     const CALLS: i64 = 100;
-    let mut bench = Bench::new();
-    (0..CALLS).for_each(|_| bench.call());
+    let mut bench = Bench::new(1);
+    (0..CALLS).for_each(|_| bench.calls(1));
     bench.silent = true;
     let held = measure(|| {
         for _ in 0..CALLS {
-            let stream = bench.client.1.open(bench.now, 0, false);
-            bench.client.1.data(stream, &[7; 100], true);
+            bench.open(0);
             // Each is read into a buffer of its own, as where much else is read in between.
-            bench.input = BytesMut::with_capacity(64 << 10);
+            bench.input = BytesMut::with_capacity(READ);
             (0..4).for_each(|_| bench.exchange());
         }
     });
     let a_call = held.bytes_current / CALLS;
     assert!(a_call < 8 << 10, "{a_call} bytes a call");
+}
+
+/// What is kept for later calls has its limits: header lists, bodies' buffers and an output's.
+#[test]
+fn a_burst_of_thousands_of_calls_leaves_little_behind() {
+    let held_after = |burst: usize| {
+        let mut bench = Bench::new(10);
+        (0..300).for_each(|_| bench.calls(1));
+        bench.body = 5000;
+        bench.calls(burst);
+        -measure(|| drop(bench.splitter)).bytes_current
+    };
+    let (before, after) = (held_after(0), held_after(800));
+    assert!(after < before + (160 << 10), "{before} bytes, then {after}");
 }

@@ -269,7 +269,8 @@ impl Path {
             (&mut self.client, &mut self.front.up),
             (&mut self.server, &mut self.back.down),
         ] {
-            side.connection.transmit(now, &mut side.output, &mut side.sent);
+            side.connection
+                .transmit(now, &mut side.fields, &mut side.output, &mut side.sent);
             line.send(now, &side.write(line.room(now)));
         }
         self.middle.turn(now, &mut self.front, &mut self.back);

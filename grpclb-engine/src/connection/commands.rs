@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::control::Control;
 use super::preface::Expect;
-use super::send::Control;
 use super::streams::{Item, Stream};
 use super::{By, CloseReason, Connection, Event, OpenError, PingKind, Role, State, StreamKey, Tag};
 use crate::Time;

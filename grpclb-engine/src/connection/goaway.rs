@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::send::Control;
+use super::control::Control;
 use super::{By, Cause, CloseReason, Connection, Event, PingKind, Role, State};
 use crate::Time;
 use crate::frame::{ErrorCode, StreamId};

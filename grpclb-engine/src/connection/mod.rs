@@ -17,7 +17,8 @@
 //!    connections.
 //! 2. When everything that was readable has been handled: for each connection that [`Connection::wants_transmit`],
 //!    `transmit` once, write the output's slices, `advance` it. Repeat when the socket is writable again and either the
-//!    output is not empty or the connection still wants to transmit. One `Output` belongs to one connection for life.
+//!    output is not empty or the connection still wants to transmit. One `Output` belongs to one connection for life;
+//!    its buffer may go round among those of one owner ([`Output::take_buffer`]).
 //! 3. After commands, `transmit` or `poll_event`: ask `poll_timeout` again; at that time call `handle_timeout`, which
 //!    returns an event, or `None`, and go on with 2.
 //! 4. When [`Connection::is_closed`] (looked at after `poll_event`, `handle_timeout` and `transmit`): transmit once more,
@@ -30,6 +31,7 @@
 //! given, when `transmit` comes to them: a stream that is reset before leaves no trace.
 
 mod commands;
+mod control;
 mod event;
 mod flow;
 mod goaway;
@@ -48,6 +50,7 @@ use std::rc::Rc;
 
 use bytes::BytesMut;
 
+use self::control::Control;
 use self::flow::{RecvWindow, SendWindow};
 use self::goaway::GoAway;
 use self::limits::Account;
@@ -55,7 +58,6 @@ use self::pacing::Pacer;
 use self::ping::Pings;
 use self::preface::Expect;
 use self::recv::Inbound;
-use self::send::Control;
 use self::settings::Unacknowledged;
 use self::streams::Streams;
 use crate::Time;

@@ -16,8 +16,8 @@ pub const REFERENCE_FROM: usize = 4096;
 /// buffer that it was read into.
 pub const KEEP_FROM: usize = 16 << 10;
 
-/// Memory that an empty queue keeps for its next use.
-const KEEP: usize = 4096;
+/// The largest buffer that an empty queue gives back for the next one.
+const RETURN: usize = 64 << 10;
 
 /// Bytes for one socket, in order. Not a pipe: whoever fills it asks for [`Output::room`] first.
 #[derive(Debug)]
@@ -92,6 +92,25 @@ impl Output {
         }
     }
 
+    /// Takes `buffer` for small bytes to gather in, if it has none.
+    pub fn take_buffer(&mut self, buffer: &mut BytesMut) {
+        if self.tail.capacity() == 0 {
+            self.tail = std::mem::take(buffer);
+        }
+    }
+
+    /// An empty queue gives its buffer back, for the next one to be filled: so idle connections hold none, and busy ones
+    /// need not make any.
+    pub fn return_buffer(&mut self, buffer: &mut BytesMut) {
+        if self.is_empty() {
+            let mut tail = std::mem::take(&mut self.tail);
+            // What can be made to hold more than that is larger, whatever its front was used for.
+            if buffer.capacity() == 0 && !tail.try_reclaim(RETURN + 1) {
+                *buffer = tail;
+            }
+        }
+    }
+
     /// Fills `slices` from the front of the queue; how many it filled.
     pub fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
         let tail = &self.tail[self.tail_written..];
@@ -124,17 +143,15 @@ impl Output {
         }
         self.tail_written += left;
         if self.tail_written == self.tail.len() {
-            self.tail_written = 0;
-            self.reset_tail();
+            self.reset();
         }
     }
 
     /// Drops all that waits: the socket is gone.
     pub fn clear(&mut self) {
         self.pieces.clear();
-        self.tail_written = 0;
         self.len = 0;
-        self.reset_tail();
+        self.reset();
     }
 
     fn finish_tail(&mut self) {
@@ -145,12 +162,10 @@ impl Output {
         }
     }
 
-    /// An idle connection keeps little.
-    fn reset_tail(&mut self) {
+    /// Nothing waits.
+    fn reset(&mut self) {
         self.tail.clear();
-        if self.tail.capacity() > KEEP {
-            self.tail = BytesMut::new();
-        }
+        self.tail_written = 0;
         if self.pieces.capacity() > 64 {
             self.pieces = VecDeque::new();
         }

@@ -9,32 +9,15 @@ use super::settings;
 use super::streams::{Item, Listed, Stream};
 use super::{Connection, KEEP_FROM, Output, PingKind, Role, Sent, State, StreamEvent, StreamKey};
 use crate::Time;
-use crate::connection::{Limit, recv::Fatal, streams::Outcome};
-use crate::frame::{self, ErrorCode, PREFACE, SettingId, StreamId};
+use crate::connection::streams::Outcome;
+use crate::frame::{self, ErrorCode, StreamId};
+use crate::hpack::{FieldKind, Fields, HeaderList};
 
 /// The largest DATA frame that we send, whatever the peer allows: one stream's turn.
 const MAX_DATA: u32 = 32 << 10;
 
 /// What small chunks are gathered in when they have to wait.
 const GATHER: usize = 4096;
-
-/// A frame that belongs to no turn of a stream.
-#[derive(Debug)]
-pub(super) enum Control {
-    /// A client's 24 bytes, and our first SETTINGS.
-    Preface,
-    SettingsAck,
-    InitialWindow(u32),
-    Ping([u8; 8]),
-    PingAck([u8; 8]),
-    /// For a stream that is not kept any more.
-    Reset(StreamId, ErrorCode),
-    GoAway {
-        last: StreamId,
-        code: ErrorCode,
-        debug: String,
-    },
-}
 
 impl Stream {
     /// Queues a chunk, for a stream that `waits` or not. Small ones that will have to wait are copied together: each may
@@ -88,8 +71,9 @@ impl Connection {
     }
 
     /// Moves what may leave now to `output`, up to its bound, and notes in `sent` how many DATA bytes of which stream
-    /// left and which streams ended. `output` is this connection's own, always the same.
-    pub fn transmit(&mut self, now: Time, output: &mut Output, sent: &mut Vec<Sent>) {
+    /// left and which streams ended. `output` is this connection's own, always the same. Header lists that were encoded go
+    /// back to `fields`.
+    pub fn transmit(&mut self, now: Time, fields: &mut Fields, output: &mut Output, sent: &mut Vec<Sent>) {
         self.write_control(now, output);
         if self.closed {
             return;
@@ -100,53 +84,16 @@ impl Connection {
         while output.room() > 0 {
             let opened = self.open_stream();
             if let Some(key) = opened {
-                self.turn(key, now, output, sent);
+                self.turn(key, now, fields, output, sent);
             }
             match self.streams.ready.pop() {
-                Some(key) => self.turn(key, now, output, sent),
+                Some(key) => self.turn(key, now, fields, output, sent),
                 None if opened.is_none() => break,
                 None => {}
             }
         }
         self.note_backlog();
         self.check_drained();
-    }
-
-    fn write_control(&mut self, now: Time, output: &mut Output) {
-        while output.room() > 0 || self.closed {
-            let Some(control) = self.control.pop_front() else {
-                break;
-            };
-            match control {
-                Control::Preface => self.unacknowledged.first_left(now),
-                Control::InitialWindow(size) => {
-                    self.unacknowledged.push(settings::Sent::InitialWindow(size), now);
-                }
-                _ => {}
-            }
-            output.write(|out| match control {
-                Control::Preface => {
-                    let server = self.role == Role::Server;
-                    if !server {
-                        out.extend_from_slice(PREFACE);
-                    }
-                    frame::write_settings(out, &settings::first(&self.config, server));
-                }
-                Control::SettingsAck => frame::write_settings_ack(out),
-                Control::InitialWindow(size) => {
-                    frame::write_settings(out, &[(SettingId::INITIAL_WINDOW_SIZE, size)]);
-                }
-                Control::Ping(payload) => {
-                    self.pings.sent(payload, now, self.received);
-                    frame::write_ping(out, false, payload);
-                }
-                Control::PingAck(payload) => frame::write_ping(out, true, payload),
-                Control::Reset(stream, code) => frame::write_rst_stream(out, stream, code),
-                Control::GoAway { last, code, debug } => {
-                    frame::write_goaway(out, last, code, debug.as_bytes());
-                }
-            });
-        }
     }
 
     /// `WINDOW_UPDATEs`, for the connection and for streams.
@@ -244,15 +191,6 @@ impl Connection {
         }
     }
 
-    /// A frame that the peer made us owe: bounded, for a peer that does not read.
-    pub(super) fn owe(&mut self, control: Control) -> Result<(), Fatal> {
-        if self.control.len() >= self.config.limits.control_queue {
-            return Err(Fatal::limit(Limit::ControlQueue));
-        }
-        self.control.push_back(control);
-        Ok(())
-    }
-
     /// What is queued for this stream will not leave with the next transmit.
     pub(super) fn will_wait(&self, key: StreamKey) -> bool {
         // Streams that are to be opened are opened in turn.
@@ -290,7 +228,14 @@ impl Connection {
     }
 
     /// One stream's turn: its header sections, and one DATA frame.
-    fn turn(&mut self, key: StreamKey, now: Time, output: &mut Output, sent: &mut Vec<Sent>) {
+    fn turn(
+        &mut self,
+        key: StreamKey,
+        now: Time,
+        fields: &mut Fields,
+        output: &mut Output,
+        sent: &mut Vec<Sent>,
+    ) {
         let Some(stream) = self.streams.get_mut(key) else {
             return;
         };
@@ -299,7 +244,7 @@ impl Connection {
         let mut bytes = 0;
         while let Some(stream) = self.streams.get_mut(key) {
             match stream.queue.front() {
-                Some(Item::Headers(_)) => self.encode_headers(key, now, output),
+                Some(Item::Headers(_)) => self.encode_headers(key, now, fields, output),
                 Some(_) if bytes > 0 => {
                     if stream.send.available() == 0 {
                         stream.compact();
@@ -334,7 +279,7 @@ impl Connection {
         }
     }
 
-    fn encode_headers(&mut self, key: StreamKey, now: Time, output: &mut Output) {
+    fn encode_headers(&mut self, key: StreamKey, now: Time, fields: &mut Fields, output: &mut Output) {
         let Some(stream) = self.streams.get_mut(key) else {
             return;
         };
@@ -362,6 +307,7 @@ impl Connection {
         } else if self.role == Role::Server && !is_informational(&headers) {
             stream.answered = true;
         }
+        fields.give_back_list(headers);
         if end_stream {
             self.sent_end(key);
         }
@@ -491,8 +437,8 @@ impl Connection {
     }
 }
 
-fn is_informational(headers: &crate::hpack::HeaderList) -> bool {
+fn is_informational(headers: &HeaderList) -> bool {
     headers
-        .find(crate::hpack::FieldKind::Status)
+        .find(FieldKind::Status)
         .is_some_and(|status| status.value().first() == Some(&b'1'))
 }

@@ -8,8 +8,9 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::Rc;
 
+use super::lists::Lists;
 use super::literal::Literal;
-use super::{DEFAULT_TABLE_SIZE, Error, Field, Name, static_table};
+use super::{DEFAULT_TABLE_SIZE, Error, Field, HeaderList, Name, static_table};
 use crate::rng::mix;
 
 /// Fewest insertions between two sweeps.
@@ -30,6 +31,7 @@ pub struct Fields {
     next_id: u64,
     until_sweep: usize,
     scratch: Vec<u8>,
+    lists: Lists,
 }
 
 impl Fields {
@@ -46,6 +48,7 @@ impl Fields {
             next_id: 1,
             until_sweep: MIN_SWEEP_INTERVAL,
             scratch: Vec::new(),
+            lists: Lists::default(),
         };
         fields.static_entries = fields.make_static_entries();
         fields
@@ -58,6 +61,16 @@ impl Fields {
         let hash = self.hash(name.id, value);
         self.known_field(hash, &name, value)
             .unwrap_or_else(|| self.new_field(hash, &name, value.payload, value))
+    }
+
+    /// An empty list, made of one that was used before if there is one.
+    pub fn take_list(&mut self) -> Rc<HeaderList> {
+        self.lists.take()
+    }
+
+    /// Takes back a list when its last user is done with it.
+    pub fn give_back_list(&mut self, list: Rc<HeaderList>) {
+        self.lists.give_back(list);
     }
 
     /// How many fields are kept for sharing, beside the static table.

@@ -92,6 +92,11 @@ impl HeaderList {
         self.oversized
     }
 
+    /// Fields that it has memory for.
+    pub(super) fn capacity(&self) -> usize {
+        self.fields.capacity()
+    }
+
     pub(super) fn reserve(&mut self, fields: usize) {
         self.fields.reserve(fields);
     }

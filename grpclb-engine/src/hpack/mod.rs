@@ -16,6 +16,7 @@ mod fields;
 pub mod huffman;
 mod integer;
 mod list;
+mod lists;
 mod literal;
 mod static_table;
 

@@ -87,7 +87,7 @@ impl Splitter {
         call.released = call.received;
         let unfinished = !std::mem::replace(&mut call.request_ended, true);
         let (id, stream) = (call.client, call.stream);
-        let given_up = call.kept.give_up();
+        let given_up = call.kept.give_up(&mut self.bodies);
         self.discharge(given_up);
         if let Some(client) = self.clients.get_mut(id.0) {
             client.link.conn.release(stream, discarded as u32);

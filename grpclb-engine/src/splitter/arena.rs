@@ -13,11 +13,16 @@ impl Key {
     }
 }
 
+/// Places that an empty arena keeps: bursts of a hundred calls, the usual limit, allocate nothing anew.
+const KEPT: usize = 128;
+
 /// Entries that keep their place; places are used again.
 #[derive(Debug)]
 pub(super) struct Arena<T> {
+    /// Each with the generation of its key.
     entries: Vec<(u32, Option<T>)>,
     free: Vec<u32>,
+    generation: u32,
 }
 
 impl<T> Arena<T> {
@@ -25,6 +30,7 @@ impl<T> Arena<T> {
         Self {
             entries: Vec::new(),
             free: Vec::new(),
+            generation: 0,
         }
     }
 
@@ -33,11 +39,11 @@ impl<T> Arena<T> {
             self.entries.push((0, None));
             self.entries.len() as u32 - 1
         });
-        let entry = &mut self.entries[index as usize];
-        entry.1 = Some(value);
+        self.generation = self.generation.wrapping_add(1);
+        self.entries[index as usize] = (self.generation, Some(value));
         Key {
             index,
-            generation: entry.0,
+            generation: self.generation,
         }
     }
 
@@ -47,8 +53,12 @@ impl<T> Arena<T> {
             .get_mut(key.index as usize)
             .filter(|entry| entry.0 == key.generation)?;
         let value = entry.1.take()?;
-        entry.0 = entry.0.wrapping_add(1);
         self.free.push(key.index);
+        if self.len() == 0 && self.entries.len() > KEPT {
+            // What a burst took is given back. Generations go on, so old keys stay stale.
+            self.entries = Vec::new();
+            self.free = Vec::new();
+        }
         Some(value)
     }
 
@@ -117,5 +127,18 @@ mod tests {
         assert_eq!((arena.get(first), arena.get(second)), (None, Some(&'b')));
         assert_eq!(arena.remove(first), None);
         assert_eq!(arena.len(), 1);
+    }
+
+    #[test]
+    fn an_arena_that_is_empty_again_keeps_little_and_knows_no_old_key() {
+        let mut arena = Arena::new();
+        let burst: Vec<_> = (0..10_000).map(|number| arena.insert(number)).collect();
+        for &key in &burst {
+            arena.remove(key);
+        }
+        assert_eq!(arena.entries.capacity(), 0);
+        let next = arena.insert(-1);
+        assert!(burst.iter().all(|&key| arena.get(key).is_none()));
+        assert_eq!(arena.get(next), Some(&-1));
     }
 }

@@ -145,11 +145,11 @@ impl Splitter {
             let fits = call.kept.bytes() + chunk.len() <= self.config.replay;
             if waits {
                 self.share.charge(chunk.len());
-                call.kept.push(&chunk);
+                call.kept.push(&chunk, &mut self.bodies);
             } else if fits && self.share.try_charge(chunk.len()) {
-                call.kept.push(&chunk);
+                call.kept.push(&chunk, &mut self.bodies);
             } else {
-                let given_up = call.kept.give_up();
+                let given_up = call.kept.give_up(&mut self.bodies);
                 self.discharge(given_up);
                 self.stats.replay_given_up += 1;
             }
@@ -208,11 +208,13 @@ impl Splitter {
     pub(super) fn end_call(&mut self, now: Time, key: Key, code: ErrorCode) {
         self.leave_backend(now, key, Some(code));
         self.leave_queue(key);
-        let Some(call) = self.calls.remove(key) else {
+        let Some(mut call) = self.calls.remove(key) else {
             return;
         };
         self.uncharge(call.client.into(), call.unsent());
-        self.discharge(call.kept.bytes() + call.pending as usize);
+        let kept = call.kept.give_up(&mut self.bodies);
+        self.discharge(kept + call.pending as usize);
+        self.fields.give_back_list(call.request);
         if let Some(client) = self.clients.get_mut(call.client.0) {
             client.link.conn.set_tag(call.stream, NO_CALL);
             client.link.calls -= 1;

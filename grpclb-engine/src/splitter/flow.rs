@@ -35,13 +35,31 @@ impl Splitter {
             self.forget(id);
             return None;
         }
-        Some(&mut self.link_mut(id)?.output).filter(|output| !output.is_empty())
+        if link.output.is_empty() {
+            self.take_buffer_from(id);
+            return None;
+        }
+        Some(&mut self.link_mut(id)?.output)
+    }
+
+    fn take_buffer_from(&mut self, id: ConnId) {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        if let Some(link) = self.link_mut(id) {
+            link.output.return_buffer(&mut buffer);
+        }
+        self.buffer = buffer;
     }
 
     fn fill(&mut self, now: Time, id: ConnId) {
         let mut sent = std::mem::take(&mut self.sent);
-        if let Some(link) = self.link_mut(id) {
-            link.conn.transmit(now, &mut link.output, &mut sent);
+        let link = match id {
+            ConnId::Client(id) => self.clients.get_mut(id.0).map(|client| &mut client.link),
+            ConnId::Upstream(id) => self.upstreams.get_mut(id.0).map(|upstream| &mut upstream.link),
+        };
+        if let Some(link) = link {
+            link.output.take_buffer(&mut self.buffer);
+            link.conn
+                .transmit(now, &mut self.fields, &mut link.output, &mut sent);
         }
         for what in sent.drain(..) {
             match id {

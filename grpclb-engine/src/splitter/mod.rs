@@ -81,6 +81,7 @@ use self::budget::Share;
 use self::call::Call;
 use self::link::{Client, Link, Upstream};
 use self::pool::{Group, Pool, PoolSet};
+use self::replay::Bodies;
 use self::timers::Timers;
 use crate::Time;
 use crate::balance::{Picker, Service};
@@ -118,6 +119,10 @@ pub struct Splitter {
     held: Vec<ConnId>,
     /// What left in one transmit; empty in between.
     sent: Vec<Sent>,
+    /// For the next output to be filled.
+    buffer: BytesMut,
+    /// Of request bodies that are not kept any more.
+    bodies: Bodies,
     stats: Stats,
     draining: bool,
 }
@@ -144,6 +149,8 @@ impl Splitter {
             timers: Timers::default(),
             held: Vec::new(),
             sent: Vec::new(),
+            buffer: BytesMut::new(),
+            bodies: Bodies::default(),
             stats: Stats::default(),
             draining: false,
             config,

@@ -4,7 +4,7 @@
 
 use std::rc::Rc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use crate::connection::KEEP_FROM;
 use crate::hpack::HeaderList;
@@ -19,7 +19,7 @@ pub(super) struct Kept {
     /// What came first; most calls have one small chunk, and need no list.
     chunks: Vec<Bytes>,
     /// Small chunks behind it, copied together.
-    gathered: BytesMut,
+    gathered: Vec<u8>,
     bytes: usize,
     trailers: Option<Rc<HeaderList>>,
     /// All of the request so far is here.
@@ -30,20 +30,24 @@ impl Kept {
     pub(super) fn new() -> Self {
         Self {
             chunks: Vec::new(),
-            gathered: BytesMut::new(),
+            gathered: Vec::new(),
             bytes: 0,
             trailers: None,
             whole: true,
         }
     }
 
-    pub(super) fn push(&mut self, chunk: &Bytes) {
+    /// Small chunks are copied, to a buffer of `bodies` if there is one.
+    pub(super) fn push(&mut self, chunk: &Bytes, bodies: &mut Bodies) {
         self.bytes += chunk.len();
         let small = chunk.len() < KEEP_FROM;
         if !self.gathered.is_empty() && (!small || self.gathered.len() + chunk.len() > GATHER) {
-            self.chunks.push(self.gathered.split().freeze());
+            self.chunks.push(std::mem::take(&mut self.gathered).into());
         }
         if small {
+            if self.gathered.capacity() == 0 {
+                self.gathered = bodies.take();
+            }
             self.gathered.extend_from_slice(chunk);
         } else {
             self.chunks.push(chunk.clone());
@@ -54,11 +58,11 @@ impl Kept {
         self.trailers = Some(trailers);
     }
 
-    /// Gives up the right to send again. Returns the bytes that were kept.
-    pub(super) fn give_up(&mut self) -> usize {
+    /// Gives up the right to send again. Returns the bytes that were kept; their buffer is for the next body.
+    pub(super) fn give_up(&mut self, bodies: &mut Bodies) -> usize {
         self.whole = false;
         self.chunks = Vec::new();
-        self.gathered = BytesMut::new();
+        bodies.give_back(std::mem::take(&mut self.gathered));
         self.trailers = None;
         std::mem::take(&mut self.bytes)
     }
@@ -83,5 +87,68 @@ impl Kept {
 
     pub(super) fn trailers(&self) -> Option<&Rc<HeaderList>> {
         self.trailers.as_ref()
+    }
+}
+
+/// Buffers of bodies that are not kept any more, for the next ones: most calls have one small body.
+#[derive(Debug, Default)]
+pub(super) struct Bodies {
+    empty: Vec<Vec<u8>>,
+    /// Memory of all of them.
+    bytes: usize,
+}
+
+impl Bodies {
+    /// Memory that is kept in all.
+    const KEPT: usize = 64 << 10;
+
+    fn take(&mut self) -> Vec<u8> {
+        let buffer = self.empty.pop().unwrap_or_default();
+        self.bytes -= buffer.capacity();
+        buffer
+    }
+
+    fn give_back(&mut self, mut buffer: Vec<u8>) {
+        if buffer.capacity() > 0 && self.bytes + buffer.capacity() <= Self::KEPT {
+            buffer.clear();
+            self.bytes += buffer.capacity();
+            self.empty.push(buffer);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept(len: usize, bodies: &mut Bodies) -> Kept {
+        let mut kept = Kept::new();
+        kept.push(&vec![1; len].into(), bodies);
+        kept
+    }
+
+    #[test]
+    fn a_body_takes_the_buffer_of_an_earlier_one() {
+        let mut bodies = Bodies::default();
+        let mut first = kept(100, &mut bodies);
+        let at = first.gathered.as_ptr();
+        assert_eq!(first.give_up(&mut bodies), 100);
+        let second = kept(50, &mut bodies);
+        assert_eq!(
+            (second.gathered.as_ptr(), &second.gathered[..]),
+            (at, &[1; 50][..])
+        );
+        assert_eq!(bodies.bytes, 0);
+    }
+
+    #[test]
+    fn many_bodies_leave_no_more_than_a_bound() {
+        let mut bodies = Bodies::default();
+        let mut many: Vec<_> = (0..1000).map(|_| kept(GATHER, &mut bodies)).collect();
+        for kept in &mut many {
+            kept.give_up(&mut bodies);
+        }
+        let left: usize = bodies.empty.iter().map(Vec::capacity).sum();
+        assert_eq!((left, left <= Bodies::KEPT), (bodies.bytes, true));
     }
 }

@@ -34,7 +34,7 @@ impl Splitter {
             HeadersKind::Informational => call.response = Response::Informed,
             HeadersKind::Response => {
                 call.response = Response::Headers;
-                given_up = call.kept.give_up();
+                given_up = call.kept.give_up(&mut self.bodies);
                 if let (Some(member), Some(group)) = (call.member, self.groups.get_mut(call.group)) {
                     group.picker.succeed(member, now, now.since(call.since));
                 }

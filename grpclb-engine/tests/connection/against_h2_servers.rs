@@ -215,7 +215,8 @@ fn a_storm_of_our_cancels_does_not_end_an_h2_servers_connection() {
                 None if opened.is_empty() && side.connection.can_open() => {
                     opened = (0..140).map(|tag| side.open(now, tag, tag % 10 == 0)).collect();
                     // All leave in one write, and all but a few are cancelled while it is on its way.
-                    side.connection.transmit(now, &mut side.output, &mut side.sent);
+                    side.connection
+                        .transmit(now, &mut side.fields, &mut side.output, &mut side.sent);
                     for (tag, stream) in opened.iter().enumerate() {
                         if tag % 10 == 0 {
                             kept += 1;

@@ -244,7 +244,7 @@ impl World {
             (&mut self.server, &mut self.to_client)
         };
         from.connection
-            .transmit(self.now, &mut from.output, &mut from.sent);
+            .transmit(self.now, &mut from.fields, &mut from.output, &mut from.sent);
         wire.extend(from.write(most));
         let delivered: Vec<u8> = wire.drain(..most.min(wire.len())).collect();
         let to = if up { &mut self.server } else { &mut self.client };

@@ -70,10 +70,12 @@ fn a_transmit_stops_at_the_outputs_bound_and_goes_on_later() {
     let stream = script.stream();
     script.side.respond(stream, false);
     script.side.data(stream, &vec![5; 2 << 20], true);
-    script
-        .side
-        .connection
-        .transmit(script.now, &mut script.side.output, &mut script.side.sent);
+    script.side.connection.transmit(
+        script.now,
+        &mut script.side.fields,
+        &mut script.side.output,
+        &mut script.side.sent,
+    );
     let bound = Output::BOUND;
     assert!(
         (bound..bound + 40_000).contains(&script.side.output.len()),
@@ -138,18 +140,22 @@ fn streams_that_wait_for_the_socket_let_go_of_it_too() {
     let now = script.now;
     let buffer = Bytes::from(vec![9; 64_000]);
     // The first stream fills the output; the second's chunks come before and after.
-    script
-        .side
-        .connection
-        .transmit(now, &mut script.side.output, &mut script.side.sent);
+    script.side.connection.transmit(
+        now,
+        &mut script.side.fields,
+        &mut script.side.output,
+        &mut script.side.sent,
+    );
     script
         .side
         .connection
         .send_data(second, buffer.slice(..10), false);
-    script
-        .side
-        .connection
-        .transmit(now, &mut script.side.output, &mut script.side.sent);
+    script.side.connection.transmit(
+        now,
+        &mut script.side.fields,
+        &mut script.side.output,
+        &mut script.side.sent,
+    );
     script
         .side
         .connection

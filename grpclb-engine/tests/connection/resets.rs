@@ -45,17 +45,20 @@ fn headers_and_reset_of_one_stream_never_leave_in_one_write() {
     let now = script.now;
     let call = script.side.open(now, 1, true);
     // Encoded, but the socket takes nothing yet.
-    script
-        .side
-        .connection
-        .transmit(now, &mut script.side.output, &mut script.side.sent);
+    script.side.connection.transmit(
+        now,
+        &mut script.side.fields,
+        &mut script.side.output,
+        &mut script.side.sent,
+    );
     assert!(!script.side.connection.has_left(call, &script.side.output));
     script.side.connection.reset(call, ErrorCode::CANCEL);
     for _ in 0..10 {
         script.now += millis(5);
         script.side.timeout(script.now);
         let (now, side) = (script.now, &mut script.side);
-        side.connection.transmit(now, &mut side.output, &mut side.sent);
+        side.connection
+            .transmit(now, &mut side.fields, &mut side.output, &mut side.sent);
     }
     let headers_alone = script.side.write(usize::MAX);
     assert_eq!(headers_alone[3], kinds::HEADERS);

@@ -57,7 +57,8 @@ impl Side {
 
     /// One transmit and one write that takes everything.
     pub fn transmit(&mut self, now: Time) -> Vec<u8> {
-        self.connection.transmit(now, &mut self.output, &mut self.sent);
+        self.connection
+            .transmit(now, &mut self.fields, &mut self.output, &mut self.sent);
         self.write(usize::MAX)
     }
 

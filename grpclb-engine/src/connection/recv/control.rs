@@ -2,8 +2,8 @@
 
 use super::Fatal;
 use crate::Time;
+use crate::connection::control::Control;
 use crate::connection::preface::Expect;
-use crate::connection::send::Control;
 use crate::connection::{Connection, Event, Limit, PingKind, Role, settings};
 use crate::frame::{ErrorCode, MAX_WINDOW, SettingId, SettingsPayload};
 

@@ -2,7 +2,7 @@
 
 use super::Fatal;
 use crate::Time;
-use crate::connection::send::Control;
+use crate::connection::control::Control;
 use crate::connection::streams::Outcome;
 use crate::connection::{Cause, CloseReason, Connection, Event, Limit, Role, State, StreamEvent, StreamKey};
 use crate::frame::{self, ErrorCode, StreamId};

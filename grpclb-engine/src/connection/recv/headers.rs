@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use super::{CONTINUATION_BYTES, FREE_CONTINUATIONS, Fatal};
 use crate::Time;
-use crate::connection::send::Control;
+use crate::connection::control::Control;
 use crate::connection::streams::{Expect, Outcome};
 use crate::connection::{
     CloseReason, Connection, Event, HeadersKind, Limit, Role, State, StreamEvent, StreamKey,
@@ -50,9 +50,10 @@ impl Connection {
         now: Time,
         fields: &mut Fields,
     ) -> Result<Option<Event>, Fatal> {
-        let mut headers = HeaderList::new();
+        let mut headers = fields.take_list();
+        let list = Rc::make_mut(&mut headers); // nobody else has it
         self.decoder
-            .decode(block, fields, self.config.max_header_list_size, &mut headers)
+            .decode(block, fields, self.config.max_header_list_size, list)
             .map_err(|error| Fatal {
                 code: ErrorCode::COMPRESSION_ERROR,
                 reason: CloseReason::Hpack(error),
@@ -73,7 +74,7 @@ impl Connection {
     fn recv_request(
         &mut self,
         id: StreamId,
-        headers: HeaderList,
+        headers: Rc<HeaderList>,
         end_stream: bool,
         now: Time,
     ) -> Result<Option<Event>, Fatal> {
@@ -117,13 +118,12 @@ impl Connection {
         if end_stream {
             self.recv_end(key);
         }
-        let (headers, kind) = (Rc::new(headers), HeadersKind::Request);
         Ok(Some(Event::Headers {
             stream: key,
             tag: 0,
             headers,
             end_stream,
-            kind,
+            kind: HeadersKind::Request,
         }))
     }
 
@@ -158,7 +158,7 @@ impl Connection {
         &mut self,
         key: StreamKey,
         id: StreamId,
-        headers: HeaderList,
+        headers: Rc<HeaderList>,
         end_stream: bool,
         now: Time,
     ) -> Result<Option<Event>, Fatal> {
@@ -230,18 +230,18 @@ impl Connection {
         Ok(Some(Event::Headers {
             stream: key,
             tag,
-            headers: Rc::new(headers),
+            headers,
             end_stream,
             kind,
         }))
     }
 
-    fn informational(&self, key: StreamKey, headers: HeaderList) -> Option<Event> {
+    fn informational(&self, key: StreamKey, headers: Rc<HeaderList>) -> Option<Event> {
         let stream = self.streams.get(key)?;
         stream.reset.is_none().then(|| Event::Headers {
             stream: key,
             tag: stream.tag,
-            headers: Rc::new(headers),
+            headers,
             end_stream: false,
             kind: HeadersKind::Informational,
         })

@@ -7,8 +7,8 @@ mod headers;
 
 use bytes::BytesMut;
 
+use super::control::Control;
 use super::preface::Expect as Preface;
-use super::send::Control;
 use super::{CloseReason, Connection, Event, Limit, Limits};
 use crate::Time;
 use crate::frame::{ErrorCode, Frame, Reader, StreamId};

@@ -296,6 +296,16 @@ impl Streams {
             // An idle connection keeps little. Generations go on, so old keys stay stale.
             self.slots = Vec::new();
             self.free = Vec::new();
+            self.by_id = IdIndex::default();
+            for list in [
+                &mut self.ready,
+                &mut self.blocked,
+                &mut self.opening,
+                &mut self.credits,
+            ] {
+                list.0 = VecDeque::new();
+            }
+            self.resets = VecDeque::new();
         }
     }
 

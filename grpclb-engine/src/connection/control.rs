@@ -1,0 +1,72 @@
+//! Frames that belong to no turn of a stream: SETTINGS, PING, GOAWAY and what is owed to the peer. They leave first, in order.
+
+use super::recv::Fatal;
+use super::{Connection, Limit, Output, Role, settings};
+use crate::Time;
+use crate::frame::{self, ErrorCode, PREFACE, SettingId, StreamId};
+
+/// A frame that belongs to no turn of a stream.
+#[derive(Debug)]
+pub(super) enum Control {
+    /// A client's 24 bytes, and our first SETTINGS.
+    Preface,
+    SettingsAck,
+    InitialWindow(u32),
+    Ping([u8; 8]),
+    PingAck([u8; 8]),
+    /// For a stream that is not kept any more.
+    Reset(StreamId, ErrorCode),
+    GoAway {
+        last: StreamId,
+        code: ErrorCode,
+        debug: String,
+    },
+}
+
+impl Connection {
+    /// A frame that the peer made us owe: bounded, for a peer that does not read.
+    pub(super) fn owe(&mut self, control: Control) -> Result<(), Fatal> {
+        if self.control.len() >= self.config.limits.control_queue {
+            return Err(Fatal::limit(Limit::ControlQueue));
+        }
+        self.control.push_back(control);
+        Ok(())
+    }
+
+    pub(super) fn write_control(&mut self, now: Time, output: &mut Output) {
+        while output.room() > 0 || self.closed {
+            let Some(control) = self.control.pop_front() else {
+                break;
+            };
+            match control {
+                Control::Preface => self.unacknowledged.first_left(now),
+                Control::InitialWindow(size) => {
+                    self.unacknowledged.push(settings::Sent::InitialWindow(size), now);
+                }
+                _ => {}
+            }
+            output.write(|out| match control {
+                Control::Preface => {
+                    let server = self.role == Role::Server;
+                    if !server {
+                        out.extend_from_slice(PREFACE);
+                    }
+                    frame::write_settings(out, &settings::first(&self.config, server));
+                }
+                Control::SettingsAck => frame::write_settings_ack(out),
+                Control::InitialWindow(size) => {
+                    frame::write_settings(out, &[(SettingId::INITIAL_WINDOW_SIZE, size)]);
+                }
+                Control::Ping(payload) => {
+                    self.pings.sent(payload, now, self.received);
+                    frame::write_ping(out, false, payload);
+                }
+                Control::PingAck(payload) => frame::write_ping(out, true, payload),
+                Control::Reset(stream, code) => frame::write_rst_stream(out, stream, code),
+                Control::GoAway { last, code, debug } => {
+                    frame::write_goaway(out, last, code, debug.as_bytes());
+                }
+            });
+        }
+    }
+}
