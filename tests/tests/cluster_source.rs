@@ -143,7 +143,8 @@ async fn rules_with(
     }
 }
 
-/// Where kube-proxy sends connections to each TCP Service address.
+/// Where kube-proxy sends connections to each TCP Service address. Since 1.36 a Service's chain has all its endpoints in one map;
+/// before that, it goes to a chain for each of them.
 fn rules(cluster: &Cluster, node: &str) -> Backends {
     let mut found = Backends::new();
     for family in ["ip", "ip6"] {
@@ -152,13 +153,20 @@ fn rules(cluster: &Cluster, node: &str) -> Backends {
             .unwrap();
         let rules: Value = serde_json::from_str(&printed).unwrap();
         let rules = rules["nftables"].as_array().unwrap();
-        let mut chains: BTreeMap<&str, BTreeSet<SocketAddr>> = BTreeMap::new();
+        let mut chains: BTreeMap<&str, Chain<'_>> = BTreeMap::new();
         for rule in rules.iter().filter_map(|entry| entry.get("rule")) {
             let chain = chains.entry(rule["chain"].as_str().unwrap()).or_default();
             for target in find(rule, "dnat") {
                 let choices = find(target, "set").flat_map(|set| set.as_array().into_iter().flatten());
-                chain.extend(choices.map(|choice| address_and_port(&choice[1]["concat"], 1)));
+                let choices = choices.map(|choice| address_and_port(&choice[1]["concat"], 1));
+                chain.backends.extend(choices);
+                if target["addr"].is_string() {
+                    let only = [target["addr"].clone(), target["port"].clone()];
+                    chain.backends.insert(address_and_port(&json!(only), 1));
+                }
             }
+            let next = find(rule, "vmap").flat_map(|choices| find(choices, "goto"));
+            chain.next.extend(next.filter_map(|next| next["target"].as_str()));
         }
         let services = rules.iter().filter_map(|entry| entry.get("map"));
         let services = services.filter(|map| map["name"] == "service-ips");
@@ -167,12 +175,25 @@ fn rules(cluster: &Cluster, node: &str) -> Backends {
             if key[1] == "tcp"
                 && let Some(chain) = element[1]["goto"]["target"].as_str()
             {
-                let backends = chains.get(chain).cloned().unwrap_or_default();
-                found.insert(address_and_port(key, 2), backends);
+                let first = chains.get(chain).into_iter();
+                let all = first.flat_map(|first| {
+                    let next = first.next.iter().filter_map(|next| chains.get(next));
+                    std::iter::once(first).chain(next)
+                });
+                let backends = all.flat_map(|chain| &chain.backends).copied();
+                found.insert(address_and_port(key, 2), backends.collect());
             }
         }
     }
     found
+}
+
+/// What a chain of rules leads to.
+#[derive(Default)]
+struct Chain<'r> {
+    backends: BTreeSet<SocketAddr>,
+    /// Other chains.
+    next: BTreeSet<&'r str>,
 }
 
 /// Every value of this key, at any depth.
