@@ -200,6 +200,12 @@ fn a_viewer_may_ask_and_not_adopt() {
         5,
         "not permitted to list pods in the namespace grpclb-system (403)",
     );
+    // What is missing is told to who has no right at all.
+    let check = grpclb(viewer, &["check", "--kubeconfig", &viewer.display().to_string()]);
+    assert!(
+        check.status == 5 && check.out.contains("✗  list pods in the namespace grpclb-system"),
+        "{check:?}"
+    );
 
     // A list of pods alone does not reach the agents.
     for words in [
@@ -388,7 +394,7 @@ fn whatever_is_missing_is_named_in_one_line_with_what_to_do() {
         "{port:?}"
     );
     ask(&["status", "--node", "node9"]).assert_failed(3, "no agent on node9: nothing is steered there");
-    ask(&["adopt", "-n", "default"]).assert_failed(1, "no pod in the namespace default enabled");
+    ask(&["adopt", "-n", "default"]).assert_failed(1, "no pod in the namespace default is enabled");
 
     // An agent on one node only.
     let patch = r#"{"spec":{"template":{"spec":{"nodeSelector":{"kubernetes.io/hostname":"node1"}}}}}"#;

@@ -42,7 +42,7 @@ pub struct Options {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     pub workers: Option<u32>,
 
-    /// This node's name, for messages; by default the host's
+    /// This node's name, in messages and at the Kubernetes API; by default the host's
     #[arg(long, value_name = "NAME", env = "NODE_NAME")]
     pub node: Option<String>,
 

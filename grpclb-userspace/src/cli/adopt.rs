@@ -159,7 +159,7 @@ async fn nobody(cluster: &Cluster, round: &Round, namespace: &str, pod: Option<&
         None => cluster.get(Resource::NAMESPACES, None, namespace).await,
     };
     let what = pod.map_or_else(
-        || format!("no pod in the namespace {namespace}"),
+        || format!("no pod in the namespace {namespace} is"),
         |pod| format!("the pod {namespace}/{pod} is not"),
     );
     match exists {

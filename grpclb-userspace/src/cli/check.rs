@@ -84,21 +84,29 @@ impl Node {
 async fn of_cluster(options: &Options) -> Result<Exit, Failure> {
     let cluster = Cluster::find(&options.cluster).await?;
     let version: Value = cluster.page("/version").await?;
+    let rights = rights(&cluster).await?;
+    // Where the nodes cannot be asked, the rights are told all the same: they may be why.
+    let (nodes, failure) = match nodes(&cluster).await {
+        Ok(nodes) => (nodes, None),
+        Err(failure) => (Vec::new(), Some(failure)),
+    };
     let report = Report {
         cluster: cluster.server.clone(),
         kubernetes: version["gitVersion"].as_str().unwrap_or("unknown").to_owned(),
-        rights: rights(&cluster).await?,
-        nodes: nodes(&cluster).await?,
+        nodes,
+        rights,
     };
     let exit = if report.nodes.iter().all(Node::is_well) {
         Exit::Success
     } else {
         Exit::No
     };
-    if options.json {
-        return Ok(super::print_json(&report, exit));
-    }
-    Ok(super::print(&render::check(&report, super::colours()), exit))
+    let shown = if options.json {
+        super::print_json(&report, exit)
+    } else {
+        super::print(&render::check(&report, super::colours()), exit)
+    };
+    failure.map_or(Ok(shown), Err)
 }
 
 /// What every node's agent finds in its place.

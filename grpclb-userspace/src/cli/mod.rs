@@ -1,8 +1,8 @@
 //! The command line: what people type, and what a command's exit status means. The work is done elsewhere.
 //!
-//! One file for each command that is more than a call: [`status`], [`cleanup`]. Whom a command asks is [`whom`]'s; [`client`] asks
-//! one agent, [`cluster`] finds and reaches all of them, [`fleet`] puts their answers together, [`render`] draws, and
-//! [`failure`] is why there is no answer.
+//! One file for each command: [`status`], [`explain`], [`adopt`], [`bugreport`], [`check`], [`cleanup`]; `grpclb agent` is
+//! [`crate::app`]. Whom a command asks is [`whom`]'s; [`client`] asks one agent, [`cluster`] finds and reaches all of them,
+//! [`fleet`] puts their answers together, [`render`] draws, and [`failure`] is why there is no answer.
 
 mod adopt;
 mod bugreport;

@@ -93,7 +93,7 @@ pub const METRICS: &[Metric] = &[
         name: "grpclb_source_failed",
         kind: Kind::Gauge,
         labels: &[],
-        help: "1 when the newest configuration is broken and an older one is in use.",
+        help: "1 when nothing newer can be taken up (a broken file, no API server) and what was known stays in use.",
         samples: |status, out| out.add(&[], f64::from(u8::from(status.source.error.is_some()))),
     },
     Metric {

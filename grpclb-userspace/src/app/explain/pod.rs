@@ -7,7 +7,7 @@ use crate::observe::status as told;
 use crate::pods::PodState;
 
 /// A worker without a heartbeat for longer is not steered to.
-const STALE_MS: u64 = 500;
+const STALE_MS: u64 = grpclb_abi::HEARTBEAT_STALE_NS / 1_000_000;
 
 pub(super) fn about_agent(facts: &Facts<'_>, trail: &mut Trail) {
     let agent = facts.agent;

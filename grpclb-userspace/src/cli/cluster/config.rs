@@ -22,7 +22,7 @@ pub(super) async fn read(options: &Options) -> Result<Config, Error> {
             let service_account = Config::incluster().map(patient);
             return service_account.map_err(|_| Error::Kubeconfig("there is none".to_owned()));
         }
-        Err(error) => return Err(Error::Kubeconfig(error.to_string())),
+        Err(error) => return Err(Error::Kubeconfig(first_line(&error))),
     };
     if let Some(wanted) = &options.context
         && !kubeconfig.contexts.iter().any(|context| context.name == *wanted)
@@ -47,8 +47,13 @@ pub(super) async fn read(options: &Options) -> Result<Config, Error> {
     };
     match Config::from_custom_kubeconfig(kubeconfig, &choice).await {
         Ok(config) => Ok(patient(config)),
-        Err(error) => Err(Error::Kubeconfig(error.to_string())),
+        Err(error) => Err(Error::Kubeconfig(first_line(&error))),
     }
+}
+
+/// What is wrong with YAML comes with a drawing of the place below it.
+fn first_line(error: &KubeconfigError) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
 }
 
 /// Whether there is any without being named.

@@ -44,7 +44,7 @@ impl Draw {
             fact(
                 text,
                 "",
-                &self.paint("a newer state is broken, this one stays in use:", Color::Red),
+                &self.paint("nothing newer can be taken up, so this stays in use:", Color::Red),
             );
             for part in error.lines() {
                 fact(text, "", part);

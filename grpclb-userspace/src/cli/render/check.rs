@@ -13,24 +13,8 @@ pub(in crate::cli) fn check(report: &Report, colours: bool) -> String {
         &mut text,
         &format!("Kubernetes {} at {}", report.kubernetes, report.cluster),
     );
-    how.heading(&mut text, "Nodes");
-    let mut table = how.table(&["node", "agent", "ready", "lacks"]);
-    for node in &report.nodes {
-        let ready = if node.ready {
-            how.cell("yes", Color::Green)
-        } else {
-            how.cell("no", Color::Red)
-        };
-        let lacks = if node.lacks.is_empty() && node.problem.is_none() {
-            how.cell("nothing", Color::Green)
-        } else {
-            how.cell("see below", Color::Yellow)
-        };
-        table.add_row(vec![Cell::new(&node.name), Cell::new(&node.agent), ready, lacks]);
-    }
-    draw(&mut text, &table);
-    for node in &report.nodes {
-        how.lacks(node, &mut text);
+    if !report.nodes.is_empty() {
+        how.checked(&report.nodes, &mut text);
     }
 
     how.heading(&mut text, "Your rights");
@@ -49,6 +33,28 @@ pub(in crate::cli) fn check(report: &Report, colours: bool) -> String {
 }
 
 impl Draw {
+    fn checked(self, nodes: &[Node], text: &mut String) {
+        self.heading(text, "Nodes");
+        let mut table = self.table(&["node", "agent", "ready", "lacks"]);
+        for node in nodes {
+            let ready = if node.ready {
+                self.cell("yes", Color::Green)
+            } else {
+                self.cell("no", Color::Red)
+            };
+            let lacks = if node.lacks.is_empty() && node.problem.is_none() {
+                self.cell("nothing", Color::Green)
+            } else {
+                self.cell("see below", Color::Yellow)
+            };
+            table.add_row(vec![Cell::new(&node.name), Cell::new(&node.agent), ready, lacks]);
+        }
+        draw(text, &table);
+        for node in nodes {
+            self.lacks(node, text);
+        }
+    }
+
     fn lacks(self, node: &Node, text: &mut String) {
         if let Some(problem) = &node.problem {
             line(text, &format!("  {}: {problem}", node.name));
