@@ -73,15 +73,15 @@ impl Act {
         }
     }
 
-    /// What it should have shown and did not.
-    pub(crate) fn missed(&self) -> Option<String> {
+    /// What it showed, or what it should have shown and did not.
+    pub(crate) fn verdict(&self) -> Result<String, String> {
         let allowed = match self.expected {
             Expected::AtLeast { errors, .. } => errors,
             Expected::OneBackend | Expected::AllBackends => 0,
         };
         if self.errors > allowed {
             let error = self.error.as_deref().unwrap_or("no message");
-            return Some(format!("{}: {} calls failed ({error})", self.name, self.errors));
+            return Err(format!("{} calls failed ({error})", self.errors));
         }
         let used = self.per_backend.values().filter(|calls| **calls > 0).count();
         let fair = self.calls as f64 / self.per_backend.len() as f64;
@@ -90,17 +90,18 @@ impl Act {
             .values()
             .all(|calls| (*calls as f64 - fair).abs() <= fair / 10.0 + 1.0);
         match self.expected {
-            Expected::OneBackend if used != 1 => {
-                Some(format!("{}: one connection reached {used} backends", self.name))
-            }
-            Expected::AllBackends if !even => Some(format!(
-                "{}: not spread evenly: {:?}",
-                self.name, self.per_backend
-            )),
+            Expected::OneBackend if used == 1 => Ok("one backend has all of them".to_owned()),
+            Expected::OneBackend => Err(format!("one connection reached {used} backends")),
+            Expected::AllBackends if even => Ok(format!("spread evenly over all {used}")),
+            Expected::AllBackends => Err(format!("not spread evenly: {:?}", self.per_backend)),
             Expected::AtLeast { backends, .. } if used < backends => {
-                Some(format!("{}: {used} backends reached, not {backends}", self.name))
+                Err(format!("{used} backends reached, not {backends}"))
             }
-            _ => None,
+            Expected::AtLeast { errors: 0, .. } => Ok(format!("{used} backends had calls, and none failed")),
+            Expected::AtLeast { .. } => Ok(format!(
+                "{used} backends had calls; {} failed with the connection that was reset",
+                self.errors
+            )),
         }
     }
 }

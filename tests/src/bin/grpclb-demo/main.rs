@@ -52,16 +52,19 @@ fn run(options: &Options) -> Result<ExitCode> {
     } else {
         cluster::play(options.calls, announce)?
     };
-    let missed: Vec<String> = acts.iter().filter_map(acts::Act::missed).collect();
+    let missed: Vec<String> = acts
+        .iter()
+        .filter_map(|act| Some(format!("{}: {}", act.name, act.verdict().err()?)))
+        .collect();
 
     if options.json {
         println!("{}", serde_json::json!({ "acts": acts }));
     } else {
         print!("{}", picture::table(&acts, std::io::stdout().is_terminal()));
         let conclusion = if options.cluster {
-            cluster::conclusion(&acts, &missed)
+            cluster::conclusion(&acts)
         } else {
-            picture::conclusion(&acts, &missed)
+            picture::conclusion(&acts)
         };
         println!("{conclusion}");
     }

@@ -1,4 +1,4 @@
-//! The acts as a table with bars, and the line that says what they proved.
+//! The acts as a table with bars and a verdict each, and the line that says what they proved together.
 
 use std::fmt::Write as _;
 
@@ -42,14 +42,18 @@ pub(crate) fn table(acts: &[Act], colours: bool) -> String {
                 *calls as f64 * 100.0 / all as f64
             );
         }
-        out.push('\n');
+        let verdict = match act.verdict() {
+            Ok(shown) => paint("32", &format!("✓ {shown}")),
+            Err(missed) => paint("31;1", &format!("✗ {missed}")),
+        };
+        let _ = writeln!(out, "     {verdict}\n");
     }
     out
 }
 
 /// What all acts together proved, or that they did not.
-pub(crate) fn conclusion(acts: &[Act], missed: &[String]) -> String {
-    if !missed.is_empty() {
+pub(crate) fn conclusion(acts: &[Act]) -> String {
+    if acts.iter().any(|act| act.verdict().is_err()) {
         return "✗ Not every act showed what it should.".to_owned();
     }
     let calls: u64 = acts.iter().map(|act| act.calls).sum();
