@@ -118,12 +118,12 @@ impl Tier {
                 ),
                 Step::Tests("xtask tests", cargo(&["test", "-p", "xtask"])),
             ],
-            Tier::Deploy => vec![outside("deploy tests", "deploy_*", "2")],
-            Tier::Kernel => vec![outside("kernel tests", "kernel_*", "1")],
+            Tier::Deploy => vec![outside("deploy tests", &["deploy_*"], "2")],
+            Tier::Kernel => vec![outside("kernel tests", &["kernel_*"], "1")],
             // Each makes a node of its own, so two can run side by side.
-            Tier::Wire => vec![outside("wire tests", "wire_*", "2")],
+            Tier::Wire => vec![outside("wire tests", &["wire_*"], "2")],
             // One at a time: they kill and freeze, and some say how long something may take.
-            Tier::Faults => vec![outside("fault tests", "faults_*", "1")],
+            Tier::Faults => vec![outside("fault tests", &["faults_*"], "1")],
             Tier::Cluster => in_a_cluster(),
         }
     }
@@ -134,22 +134,25 @@ impl Tier {
     }
 }
 
-/// The tests in a cluster of their own, apart from one that people may have. Each command is seen and counted, so that a
-/// cluster that does not start or does not end fails the tier.
+/// The tests in a cluster of their own, apart from one that people may have; then what follows from the API alone, in one of the
+/// oldest Kubernetes. Each command is seen and counted, so that a cluster that does not start or does not end fails the tier.
 fn in_a_cluster() -> Vec<Step> {
     const NAME: &str = "test";
-    let image = |kind: &str| {
-        workspace::target()
-            .join(format!("images/{kind}.tar"))
-            .display()
-            .to_string()
-    };
+    const OLDEST: &str = "oldest";
     let version = env!("CARGO_PKG_VERSION");
-    let mut tests = outside("cluster tests", "cluster_*", "1");
-    if let Step::Tests(_, command) = &mut tests {
-        command.env("GRPCLB_CLUSTER", NAME);
-    }
-    let cluster = |words: &[&str]| cargo(&[&["xtask", "cluster", "--name", NAME], words].concat());
+    let image = |kind: &str| {
+        let archive = workspace::target().join(format!("images/{kind}.tar"));
+        archive.display().to_string()
+    };
+    let cluster =
+        |name: &str, words: &[&str]| cargo(&[&["xtask", "cluster", "--name", name], words].concat());
+    let tests = |label, name, files| {
+        let mut step = outside(label, files, "1");
+        if let Step::Tests(_, command) = &mut step {
+            command.env("GRPCLB_CLUSTER", name);
+        }
+        step
+    };
     vec![
         Step::Check("the tests' image", cargo(&["xtask", "image", "--test"])),
         Step::Check("the agent's image", cargo(&["xtask", "image"])),
@@ -157,18 +160,35 @@ fn in_a_cluster() -> Vec<Step> {
             "the image of another ABI",
             cargo(&["xtask", "image", "--next-abi"]),
         ),
-        Step::Check("a cluster", cluster(&["up", "--nodes", "2"])),
-        Step::Check("the tests' image loaded", cluster(&["load", &image("test")])),
+        Step::Check("a cluster", cluster(NAME, &["up", "--nodes", "2"])),
+        Step::Check(
+            "the tests' image loaded",
+            cluster(NAME, &["load", &image("test")]),
+        ),
         Step::Check(
             "the agent's image loaded",
-            cluster(&["load", &image(&format!("grpclb-{version}"))]),
+            cluster(NAME, &["load", &image(&format!("grpclb-{version}"))]),
         ),
         Step::Check(
             "the image of another ABI loaded",
-            cluster(&["load", &image(&format!("grpclb-{version}-next-abi"))]),
+            cluster(NAME, &["load", &image(&format!("grpclb-{version}-next-abi"))]),
         ),
-        tests,
-        Step::Check("the cluster's end", cluster(&["down"])),
+        tests("cluster tests", NAME, &["cluster_*"]),
+        Step::Check("the cluster's end", cluster(NAME, &["down"])),
+        Step::Check(
+            "the oldest Kubernetes",
+            cluster(OLDEST, &["up", "--nodes", "2", "--oldest"]),
+        ),
+        Step::Check(
+            "the tests' image loaded there",
+            cluster(OLDEST, &["load", &image("test")]),
+        ),
+        tests(
+            "its API as a source",
+            OLDEST,
+            &["cluster_basics", "cluster_source", "cluster_watch"],
+        ),
+        Step::Check("its end", cluster(OLDEST, &["down"])),
     ]
 }
 
@@ -180,21 +200,11 @@ fn documentation() -> Command {
 }
 
 /// The tests of the tests crate whose files are named like `files`.
-fn outside(label: &'static str, files: &str, threads: &str) -> Step {
-    let threads = format!("--test-threads={threads}");
-    Step::Tests(
-        label,
-        cargo(&[
-            "test",
-            "--no-fail-fast",
-            "-p",
-            "grpclb-tests",
-            "--test",
-            files,
-            "--",
-            &threads,
-        ]),
-    )
+fn outside(label: &'static str, files: &[&str], threads: &str) -> Step {
+    let mut command = cargo(&["test", "--no-fail-fast", "-p", "grpclb-tests"]);
+    command.args(files.iter().flat_map(|files| ["--test", files]));
+    command.args(["--", &format!("--test-threads={threads}")]);
+    Step::Tests(label, command)
 }
 
 /// One command of a tier.
