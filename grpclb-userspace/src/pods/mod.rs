@@ -2,8 +2,8 @@
 //! kernel steer the pod there.
 //!
 //! Decisions are made in [`plan`], pure and as a table; [`steps`] applies them, one step a pod at a time, so that one
-//! pod's trouble never delays another. [`sandbox`] finds the namespaces of Kubernetes' pods. What other rooms have to do is asked for through [`Steering`]: this room knows
-//! neither the kernel nor the relay.
+//! pod's trouble never delays another. [`sandbox`] finds the namespaces of Kubernetes' pods. What other rooms have to do is
+//! asked for through [`Steering`]: this room knows neither the kernel nor the relay.
 //!
 //! A pod whose namespace goes has its connections reset: a plain close would keep the namespace alive for more than a
 //! minute (measured). A pod that is disabled is taken from the kernel first; its connections end in order.
@@ -28,7 +28,7 @@ pub use listener::{Addresses, ListenError, Listeners, PORTS};
 pub use probe::{Arrived, Probe, ProbeError};
 pub use status::{PodState, PodStatus};
 
-use crate::model::{Desired, PodId};
+use crate::model::Desired;
 use crate::netns::Netns;
 use steps::Pods;
 
@@ -64,7 +64,8 @@ pub struct Accept {
 /// A pod for the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Steer {
-    pub id: PodId,
+    /// For people, as [`crate::model::PodSpec::name`].
+    pub name: Arc<str>,
     pub worker: u32,
     pub port: u16,
     pub ipv6: bool,

@@ -167,9 +167,9 @@ impl<S: Steering> Pods<S> {
                     return pod.awaits(reason, wait, now);
                 }
                 if stage && matches!(pod.spec.netns, NetnsRef::Sandbox(_)) {
-                    tracing::debug!(pod = %incarnation, %reason, "a pod is awaited");
+                    tracing::debug!(pod = %pod.spec.name, %reason, "a pod is awaited");
                 } else if pod.reason.as_deref() != Some(&*reason) {
-                    tracing::warn!(pod = %incarnation, %reason, "a pod is not steered; its connections go the plain way");
+                    tracing::warn!(pod = %pod.spec.name, %reason, "a pod is not steered; its connections go the plain way");
                 }
                 pod.failed(reason, now);
             }
@@ -204,9 +204,9 @@ impl<S: Steering> Pods<S> {
             shared,
         };
         let worker = self.steering.accept(accept)?;
-        let (id, accelerate) = (spec.id.clone(), spec.accelerate);
+        let (name, accelerate) = (Arc::clone(&spec.name), spec.accelerate);
         let steer = Steer {
-            id,
+            name,
             worker,
             port,
             ipv6: false,
@@ -228,8 +228,8 @@ impl<S: Steering> Pods<S> {
         Ok(())
     }
 
-    /// The pod that has this namespace; one that drains does not count.
-    fn owner_of(&self, cookie: u64) -> Option<&PodId> {
+    /// The name of the pod that has this namespace; one that drains does not count.
+    fn owner_of(&self, cookie: u64) -> Option<&str> {
         let active = |incarnation: &Incarnation| {
             self.plan
                 .get(incarnation)
@@ -238,7 +238,7 @@ impl<S: Steering> Pods<S> {
         let mut places = self.places.iter();
         let (_, place) =
             places.find(|(incarnation, place)| place.namespace.cookie() == cookie && active(incarnation))?;
-        Some(&place.steer.id)
+        Some(&place.steer.name)
     }
 
     fn probe(&mut self, incarnation: &Incarnation) {
@@ -298,7 +298,7 @@ impl<S: Steering> Pods<S> {
             }
             Err(reason) => {
                 if pod.reason.as_deref() != Some(&*reason) {
-                    tracing::warn!(pod = %incarnation, %reason, "a pod is not steered; its connections go the plain way");
+                    tracing::warn!(pod = %pod.spec.name, %reason, "a pod is not steered; its connections go the plain way");
                 }
                 if pod.probe_failed(reason, now) {
                     self.unsteer(&incarnation);
@@ -333,7 +333,7 @@ impl<S: Steering> Pods<S> {
     fn unsteer(&mut self, incarnation: &Incarnation) {
         if let Some(place) = self.places.get(incarnation) {
             self.steering.unsteer(place.namespace.cookie());
-            tracing::info!(pod = %place.steer.id, "pod is steered no more");
+            tracing::info!(pod = %place.steer.name, "pod is steered no more");
         }
         if let Some(pod) = self.plan.get_mut(incarnation) {
             pod.unsteered();
@@ -345,7 +345,7 @@ impl<S: Steering> Pods<S> {
         let now = Instant::now();
         for (incarnation, pod) in &mut self.plan {
             if let Some(place) = self.places.get_mut(incarnation) {
-                notice_end(incarnation, pod, place, &mut self.sandboxes, &mut self.former);
+                notice_end(pod, place, &mut self.sandboxes, &mut self.former);
             }
             if names_changed && may_be_named(&pod.spec) {
                 pod.retry_now(now);
@@ -372,7 +372,7 @@ impl<S: Steering> Pods<S> {
                 _ => continue,
             }
             if let Some(place) = self.places.get_mut(incarnation) {
-                notice_end(incarnation, pod, place, &mut self.sandboxes, &mut self.former);
+                notice_end(pod, place, &mut self.sandboxes, &mut self.former);
             }
         }
     }
@@ -407,7 +407,6 @@ fn is_a_stage(error: &anyhow::Error) -> bool {
 
 /// Whether a pod's namespace is gone, or its name stands for another one.
 fn notice_end(
-    incarnation: &Incarnation,
     pod: &mut Pod,
     place: &mut Place,
     sandboxes: &mut Sandboxes,
@@ -425,7 +424,7 @@ fn notice_end(
     {
         sandboxes.gone(&sandbox.uid);
     }
-    tracing::info!(pod = %incarnation, namespace = place.namespace.name(), "a pod's network namespace is gone");
+    tracing::info!(pod = %pod.spec.name, namespace = place.namespace.name(), "a pod's network namespace is gone");
     pod.gone = true;
     former.insert(pod.spec.id.clone(), Arc::clone(&pod.spec.addresses));
 }

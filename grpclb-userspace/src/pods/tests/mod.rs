@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch as channel};
 
 use super::*;
-use crate::model::{NetnsRef, PodSpec};
+use crate::model::{NetnsRef, PodId, PodSpec};
 
 mod sandboxes;
 
@@ -25,8 +25,13 @@ const LIMIT: Duration = Duration::from_secs(20);
 enum Asked {
     Accept { incarnation: String, shared: bool },
     Leave { incarnation: String, how: Leave },
-    Steer { cookie: u64, ipv6: bool },
+    Steer { name: String, cookie: u64, ipv6: bool },
     Unsteer { cookie: u64 },
+}
+
+fn steered(name: &str, cookie: u64, ipv6: bool) -> Asked {
+    let name = name.to_owned();
+    Asked::Steer { name, cookie, ipv6 }
 }
 
 /// Accepts and answers with the token, or with something else.
@@ -81,6 +86,7 @@ impl Steering for Recorder {
 
     fn steer(&mut self, cookie: u64, steer: &Steer) -> anyhow::Result<()> {
         let _ = self.asked.send(Asked::Steer {
+            name: steer.name.to_string(),
             cookie,
             ipv6: steer.ipv6,
         });
@@ -253,7 +259,7 @@ async fn a_pod_is_accepted_then_probed_then_steered_and_leaves_in_the_reverse_or
             shared: false
         }
     );
-    assert_eq!(room.asked().await, Asked::Steer { cookie, ipv6: true });
+    assert_eq!(room.asked().await, steered("a", cookie, true));
     room.want(&[]);
     assert_eq!(room.asked().await, Asked::Unsteer { cookie });
     assert_eq!(
@@ -271,7 +277,21 @@ async fn a_pod_is_accepted_then_probed_then_steered_and_leaves_in_the_reverse_or
             shared: false
         }
     );
-    assert_eq!(room.asked().await, Asked::Steer { cookie, ipv6: true });
+    assert_eq!(room.asked().await, steered("a", cookie, true));
+}
+
+#[tokio::test]
+async fn the_kernel_is_told_a_pods_name_and_not_its_uid() {
+    let pod = Named::up("name");
+    let cookie = pod.open().cookie();
+    let mut room = Room::start(TOKEN);
+    let spec = PodSpec {
+        name: "shop/cart".into(),
+        ..PodSpec::new("0f1d5b0c-2f6e-4a0e-9d5e-0a4c5f6b7a81".into(), pod.reference())
+    };
+    room.want_specs([spec]);
+    room.asked().await;
+    assert_eq!(room.asked().await, steered("shop/cart", cookie, true));
 }
 
 #[tokio::test]
@@ -281,7 +301,7 @@ async fn a_namespace_that_vanishes_is_unsteered_and_reset_and_taken_up_again_whe
     let cookie = pod.open().cookie();
     room.want(&[("a", pod.reference())]);
     room.asked().await;
-    assert_eq!(room.asked().await, Asked::Steer { cookie, ipv6: true });
+    assert_eq!(room.asked().await, steered("a", cookie, true));
     drop(pod);
     assert_eq!(room.asked().await, Asked::Unsteer { cookie });
     assert_eq!(
@@ -299,14 +319,7 @@ async fn a_namespace_that_vanishes_is_unsteered_and_reset_and_taken_up_again_whe
     .await;
     let pod = Named::up("vanish");
     room.asked().await;
-    let steered = room.asked().await;
-    assert_eq!(
-        steered,
-        Asked::Steer {
-            cookie: pod.open().cookie(),
-            ipv6: true
-        }
-    );
+    assert_eq!(room.asked().await, steered("a", pod.open().cookie(), true));
 }
 
 #[tokio::test]
@@ -393,7 +406,7 @@ async fn ipv6_is_off_and_ipv4_steered_where_the_namespace_has_no_ipv6() {
     let mut room = Room::start(TOKEN);
     room.want(&[("a", pod.reference())]);
     room.asked().await;
-    assert_eq!(room.asked().await, Asked::Steer { cookie, ipv6: false });
+    assert_eq!(room.asked().await, steered("a", cookie, false));
 }
 
 #[tokio::test]
