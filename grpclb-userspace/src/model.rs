@@ -54,7 +54,7 @@ pub struct ServicePort {
     pub port: u16,
     pub protocol: Protocol,
     pub policy: grpclb_engine::balance::Policy,
-    /// How many endpoints one client pod uses at most (SPLITTER.md: 20).
+    /// How many endpoints one client pod uses at most; 20 unless it says another.
     pub subset: usize,
     /// Annotation `grpclb.io/upstream: per-connection`: do not share upstream connections within a pod.
     pub per_connection: bool,
@@ -92,7 +92,7 @@ pub enum Protocol {
     Plain,
 }
 
-/// One backend. Its identity is (pod UID, address, port), never only an address (rule 4 of the design).
+/// One backend. Its identity is (pod UID, address, port), never only an address: those are used again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// The pod's UID, or the id from the file.
