@@ -170,7 +170,7 @@ impl Splitter {
         }
     }
 
-    /// Measures the round trip to a backend that sends DATA, and only then (SPLITTER: a silent server counts PINGs).
+    /// Measures the round trip to a backend that sends DATA, and only then: servers count the PINGs of one to whom they send nothing.
     pub(super) fn measure(&mut self, now: Time, id: UpstreamId) {
         let Some(upstream) = self.upstreams.get_mut(id.0) else {
             return;
