@@ -55,11 +55,16 @@ pub(crate) fn play(calls: u32, announce: impl Fn(&str)) -> Result<Vec<Act>> {
         .namespace
         .kubectl(&["scale", "deployment/echo", "--replicas=5"])?;
     stage.rolled_out()?;
-    stage.reaches(5)?;
+    let took = stage.reaches(5)?.as_secs_f64();
+    announce(&format!(
+        "both new pods had calls {took:.1} s after the last was ready"
+    ));
     acts.push(stage.call("scaled to 5", Expected::AllBackends)?);
 
     announce("the server rolled out anew under load");
-    let load = stage.load(2)?;
+    let mut load = stage.load(2)?;
+    // So that each of the old pods has had calls before the first of them goes.
+    load.wait_for(100)?;
     stage
         .namespace
         .kubectl(&["rollout", "restart", "deployment/echo"])?;
@@ -132,8 +137,9 @@ impl Stage {
             .map(drop)
     }
 
-    fn reaches(&self, backends: usize) -> Result<()> {
-        calls_reach(&self.namespace, CLIENT, TARGET, backends, SOON).map(drop)
+    /// Waits until the calls of one connection reach so many; how long that took.
+    fn reaches(&self, backends: usize) -> Result<Duration> {
+        calls_reach(&self.namespace, CLIENT, TARGET, backends, SOON)
     }
 
     fn rolled_out(&self) -> Result<()> {
