@@ -19,7 +19,7 @@ pub(crate) struct Options {
     /// Only report what is missing on this machine, install nothing
     #[arg(long)]
     no_install: bool,
-    /// What the benchmark itself takes: --rounds N, --quick N, --only NAMES, --json, --markdown FILE
+    /// What the benchmark itself takes: --rounds N, --quick N, --only PROXIES, --scenario WORDS, --json, --markdown FILE
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     arguments: Vec<String>,
 }

@@ -15,11 +15,14 @@ mod test;
 mod tidy;
 mod workspace;
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 #[derive(Debug, Parser)]
 #[command(
     name = "cargo xtask",
+    bin_name = "cargo xtask",
     about = "Builds, shows and tests grpclb",
     disable_help_subcommand = true
 )]
@@ -30,7 +33,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Show the difference: one client, three backends, one connection; without grpclb, with it, and after its death
+    /// Show the difference: one client, one connection, three backends; without grpclb, with it, toggled off, and after its death
     Demo(demo::Options),
     /// Set up what the tests need and run them: all tiers, or those that are named
     Test(test::Options),
@@ -40,7 +43,7 @@ enum Command {
     Build(build::Options),
     /// Build the kernel programs alone, with Debian's toolchain or rustup's nightly, whichever is there
     BuildEbpf(build_ebpf::Options),
-    /// A real Kubernetes cluster on this machine: up, down, status, load
+    /// Make and keep a real Kubernetes cluster on this machine: up, load, status, stop, down
     Cluster(cluster::Options),
     /// Build a container image, the agent's or the tests', as an archive
     Image(image::Options),
@@ -50,8 +53,19 @@ enum Command {
     Setup(setup::Options),
 }
 
-fn main() -> anyhow::Result<()> {
-    match Arguments::parse().command {
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // One line for people, with its causes: a stack says nothing to who named a cluster that is not there.
+            eprintln!("Error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
         Command::Demo(options) => demo::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Bench(options) => bench::run(&options),
