@@ -296,6 +296,7 @@ impl<'o> Agent<'o> {
                                 if !self.options.no_takeover {
                                     self.instance.take_over().await;
                                 }
+                                process::give_back_memory();
                             }
                             Err(error) => guard.now(format!("the kernel programs are not attached: {error}")),
                         }

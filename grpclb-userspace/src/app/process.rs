@@ -18,6 +18,18 @@ pub(super) fn prepare() {
     }
 }
 
+/// Gives back what only the start needed. The kernel's types, read while its programs are loaded, take 20 MB in small
+/// pieces; when they are gone, a few that stay behind them keep the allocator from letting go of what lies between
+/// (measured: 2.5 MB of heap, of which 0.7 MB are in use).
+pub(super) fn give_back_memory() {
+    // SAFETY: it takes no pointer, and locks each arena that it looks at.
+    #[cfg(target_env = "gnu")]
+    #[allow(unsafe_code)]
+    unsafe {
+        nix::libc::malloc_trim(0);
+    }
+}
+
 /// A number that differs from start to start, for picks and jitter; not for secrets.
 pub(super) fn seed() -> u64 {
     RandomState::new().build_hasher().finish()
