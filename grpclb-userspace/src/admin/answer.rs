@@ -10,7 +10,8 @@ use hyper::{Method, Response, StatusCode, Uri};
 
 use super::StatusSource;
 use crate::observe::explain::Question;
-use crate::observe::{Status, metrics};
+use crate::observe::metrics;
+use crate::observe::status::Readiness;
 
 /// How long a snapshot may take to make.
 pub(super) const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
@@ -71,6 +72,9 @@ pub(super) async fn answer(
     if path == "/livez" {
         return response(StatusCode::OK, TEXT, "ok\n".to_owned());
     }
+    if path == "/readyz" {
+        return readiness(&source.readiness(), port);
+    }
     if path == "/check" {
         return match tokio::time::timeout(CHECK_TIMEOUT, source.check()).await {
             Ok(report) => response(StatusCode::OK, JSON, report),
@@ -83,10 +87,10 @@ pub(super) async fn answer(
     let Ok(status) = tokio::time::timeout(STATUS_TIMEOUT, source.status()).await else {
         return late(STATUS_TIMEOUT);
     };
-    match path {
-        "/status" => json(&status),
-        "/readyz" => readiness(&status, port),
-        _ => response(StatusCode::OK, METRICS, metrics::text(&status)),
+    if path == "/status" {
+        json(&status)
+    } else {
+        response(StatusCode::OK, METRICS, metrics::text(&status))
     }
 }
 
@@ -113,13 +117,13 @@ fn late(limit: Duration) -> Response<Full<Bytes>> {
     response(StatusCode::SERVICE_UNAVAILABLE, TEXT, message)
 }
 
-fn readiness(status: &Status, port: Port) -> Response<Full<Bytes>> {
-    if status.readiness.ready {
+fn readiness(readiness: &Readiness, port: Port) -> Response<Full<Bytes>> {
+    if readiness.ready {
         return response(StatusCode::OK, TEXT, "ready\n".to_owned());
     }
     let mut reasons = String::from("not ready\n");
     let told = if port == Port::Admin {
-        &status.readiness.reasons[..]
+        &readiness.reasons[..]
     } else {
         &[]
     };

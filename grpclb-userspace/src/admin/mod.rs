@@ -26,6 +26,7 @@ use std::sync::Arc;
 
 use crate::observe::Status;
 use crate::observe::explain::{Explanation, Question};
+use crate::observe::status::Readiness;
 
 pub use server::Admin;
 
@@ -38,6 +39,9 @@ pub const DEFAULT_METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNS
 pub trait StatusSource: Send + Sync + 'static {
     /// A snapshot of everything, made for this question. It is given 2 s, then the client gets 503.
     fn status(&self) -> Pin<Box<dyn Future<Output = Status> + Send + '_>>;
+
+    /// The status' readiness alone. A kubelet asks every few seconds: this is to cost next to nothing.
+    fn readiness(&self) -> Readiness;
 
     /// What this machine has and lacks, as JSON; given 4 s, for everything is tried out.
     fn check(&self) -> Pin<Box<dyn Future<Output = String> + Send + '_>>;

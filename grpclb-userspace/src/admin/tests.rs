@@ -21,6 +21,11 @@ impl StatusSource for Fixed {
         })
     }
 
+    fn readiness(&self) -> Readiness {
+        let status = self.0.as_ref();
+        status.map(|status| status.readiness.clone()).unwrap_or_default()
+    }
+
     fn check(&self) -> Pin<Box<dyn Future<Output = String> + Send + '_>> {
         Box::pin(async { "{}".to_owned() })
     }
@@ -198,7 +203,7 @@ fn head_answers_without_a_body() {
 #[test]
 fn a_source_that_does_not_answer_costs_503_and_the_process_is_alive_still() {
     let admin = serve(None);
-    let (status, _, body) = ask(admin.address(), "GET", "/readyz");
+    let (status, _, body) = ask(admin.address(), "GET", "/status");
     assert_eq!(status, "HTTP/1.1 503 Service Unavailable");
     assert!(body.contains("did not tell its status within 2 s"), "{body}");
     assert_eq!(ask(admin.address(), "GET", "/livez").0, "HTTP/1.1 200 OK");

@@ -47,7 +47,10 @@ pub(super) type Address = (IpAddr, u16);
 pub(super) struct Services {
     /// What was wanted last.
     wanted: OrdMap<ServiceId, Arc<ServicePort>>,
-    served: OrdMap<ServiceId, Served>,
+    served: HashMap<ServiceId, Served>,
+    /// The same for those who only read. It changes as Services come and go, and not with their endpoints: copies of a
+    /// persistent map are cheap, but a change beside a copy is not.
+    slots_of: OrdMap<ServiceId, Slot>,
     /// Who wants each address. Of several Services the first by name has it.
     claims: BTreeMap<Address, BTreeSet<ServiceId>>,
     /// The kernel's table, as it was told.
@@ -61,8 +64,8 @@ pub(super) struct Services {
 
 /// A Service that the data plane knows.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Served {
-    pub(super) slot: Slot,
+struct Served {
+    slot: Slot,
     service: Arc<ServicePort>,
 }
 
@@ -84,7 +87,8 @@ impl Services {
     pub(super) fn new() -> Self {
         Self {
             wanted: OrdMap::new(),
-            served: OrdMap::new(),
+            served: HashMap::new(),
+            slots_of: OrdMap::new(),
             claims: BTreeMap::new(),
             steered: BTreeMap::new(),
             not_told: BTreeSet::new(),
@@ -94,8 +98,8 @@ impl Services {
     }
 
     /// Every Service that is served, with its slot.
-    pub(super) fn served(&self) -> OrdMap<ServiceId, Served> {
-        self.served.clone()
+    pub(super) fn served(&self) -> OrdMap<ServiceId, Slot> {
+        self.slots_of.clone()
     }
 
     /// Takes up what is wanted and returns what has to be told, in order. The errors are of Services that stay unsteered.
@@ -217,12 +221,22 @@ impl Services {
             Some(served) => served.slot,
             None => self.slots.take(id).ok_or_else(|| NoSlot(id.clone()))?,
         };
-        for address in before.iter().flat_map(|served| addresses(&served.service)) {
-            self.unclaim(address, id, touched);
+        match &before {
+            Some(before) if addresses(&before.service).eq(addresses(service)) => {
+                touched.extend(addresses(service));
+            }
+            before => {
+                for address in before.iter().flat_map(|served| addresses(&served.service)) {
+                    self.unclaim(address, id, touched);
+                }
+                for address in addresses(service) {
+                    self.claims.entry(address).or_default().insert(id.clone());
+                    touched.insert(address);
+                }
+            }
         }
-        for address in addresses(service) {
-            self.claims.entry(address).or_default().insert(id.clone());
-            touched.insert(address);
+        if before.is_none() {
+            self.slots_of.insert(id.clone(), slot);
         }
         let service = Arc::clone(service);
         ordered.list.push(Change::List {
@@ -242,6 +256,7 @@ impl Services {
         let Some(Served { slot, service }) = self.served.remove(id) else {
             return;
         };
+        self.slots_of.remove(id);
         for address in addresses(&service) {
             self.unclaim(address, id, touched);
         }

@@ -17,7 +17,7 @@ use super::delays::Delays;
 use super::explain::{self, Facts};
 use super::opaque::{ENOUGH, Opaque};
 use super::readiness::Readiness;
-use super::services::{Served, usable};
+use super::services::usable;
 use super::steering::SharedKernel;
 use super::watchdog::Beats;
 use crate::admin::StatusSource;
@@ -67,7 +67,8 @@ pub(super) struct Collector {
 #[derive(Debug, Default)]
 pub(super) struct Known {
     pub(super) wanted: Arc<Desired>,
-    pub(super) served: OrdMap<ServiceId, Served>,
+    /// Those that are served, with their slots.
+    pub(super) served: OrdMap<ServiceId, Slot>,
     /// Ports left alone since they carry something else, and when they are looked at again.
     pub(super) opaque: BTreeMap<ServiceId, Instant>,
     /// How often that was found.
@@ -77,7 +78,7 @@ pub(super) struct Known {
 }
 
 impl Known {
-    pub(super) fn new(wanted: Arc<Desired>, served: OrdMap<ServiceId, Served>, opaque: &Opaque) -> Self {
+    pub(super) fn new(wanted: Arc<Desired>, served: OrdMap<ServiceId, Slot>, opaque: &Opaque) -> Self {
         Self {
             wanted,
             served,
@@ -142,6 +143,14 @@ impl StatusSource for Collector {
         Box::pin(self.collect())
     }
 
+    fn readiness(&self) -> told::Readiness {
+        let reasons = self.readiness.reasons();
+        told::Readiness {
+            ready: reasons.is_empty(),
+            reasons,
+        }
+    }
+
     fn check(&self) -> Pin<Box<dyn Future<Output = String> + Send + '_>> {
         Box::pin(self.checked())
     }
@@ -160,7 +169,6 @@ impl Collector {
     async fn collect(&self) -> told::Status {
         let data = self.ask_workers().await;
         let known = Arc::clone(&self.services.borrow());
-        let reasons = self.readiness.reasons();
         let pods = Arc::clone(&self.pods.borrow());
         let bypassing = self
             .leftovers
@@ -177,10 +185,7 @@ impl Collector {
             pid: std::process::id(),
             uptime_seconds: self.started.elapsed().as_secs(),
             phase: *self.phase.borrow(),
-            readiness: told::Readiness {
-                ready: reasons.is_empty(),
-                reasons,
-            },
+            readiness: StatusSource::readiness(self),
             source: self.source(),
             kernel: self.kernel(),
             process: process::read(),
@@ -203,7 +208,7 @@ impl Collector {
         let services = known.wanted.services.values();
         services.filter(move |service| {
             let is_used = |used: &HashSet<u32>| {
-                let slot = known.served.get(&service.id).map(|served| served.slot.get());
+                let slot = known.served.get(&service.id).map(|slot| slot.get());
                 slot.is_some_and(|slot| used.contains(&slot))
             };
             used.as_ref().is_none_or(is_used)
@@ -370,7 +375,7 @@ fn clients(pod: &data::PodStatus) -> u64 {
 }
 
 fn service_of(service: &ServicePort, known: &Known, data: &Data) -> told::Service {
-    let slot = known.served.get(&service.id).map(|served| served.slot);
+    let slot = known.served.get(&service.id).copied();
     let reason = if service.protocol == Protocol::Plain {
         Some("its port says that it is not HTTP/2".to_owned())
     } else if usable(service) == 0 {

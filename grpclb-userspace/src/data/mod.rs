@@ -7,7 +7,8 @@
 //!
 //! A worker is a thread with a single-threaded runtime. A pod belongs to one worker, with all its connections, its
 //! splitter and its sockets: no lock, no atomic and no task for a call; a task for a connection. What is wanted comes
-//! in by [`DataPlane`]'s commands, in order; what is true goes out by [`DataPlane::status`].
+//! in by [`DataPlane`]'s commands, in order, except that Services which no pod uses wake nobody ([`news`]); what is true goes
+//! out by [`DataPlane::status`].
 //!
 //! Every relayed socket carries `SO_LINGER {1, 0}` from its first moment to its orderly end, so that whatever ends this
 //! process resets the connections and never looks like a clean end of stream.
@@ -21,6 +22,7 @@ mod dial;
 mod driver;
 mod leg;
 mod legs;
+mod news;
 mod opaque;
 mod plane;
 mod pod;

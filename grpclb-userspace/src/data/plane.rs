@@ -8,18 +8,26 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
 
 use super::config::{Config, Leave, Listeners, StartError};
+use super::news::{News, Teller, news};
 use super::socket;
 use super::status::WorkerStatus;
 use super::worker::{self, Command};
 use crate::model::{PodId, ServicePort};
 use crate::netns::Netns;
 
-/// The running workers. Commands take effect in the order in which they are given; none of them blocks.
+/// The running workers. Commands take effect in the order in which they are given; none of them blocks. What is told of
+/// Services is ahead of every command and connection that comes after it.
 ///
 /// Dropping it ends the workers, which resets every connection that is left.
 #[derive(Debug)]
 pub struct DataPlane {
-    workers: Vec<mpsc::UnboundedSender<Command>>,
+    workers: Vec<Worker>,
+}
+
+#[derive(Debug)]
+struct Worker {
+    commands: mpsc::UnboundedSender<Command>,
+    services: Teller,
 }
 
 impl DataPlane {
@@ -31,10 +39,13 @@ impl DataPlane {
         let budget = Arc::new(Budget::default());
         let workers = (0..config.workers)
             .map(|index| {
-                worker::start(index, config, &budget).map_err(|source| StartError::Thread {
+                let (services, hearer) = news();
+                let started = worker::start(index, config, &budget, hearer);
+                let commands = started.map_err(|source| StartError::Thread {
                     worker: index,
                     source,
-                })
+                })?;
+                Ok(Worker { commands, services })
             })
             .collect::<Result<_, _>>()?;
         Ok(Self { workers })
@@ -87,21 +98,20 @@ impl DataPlane {
 
     /// What connections to this slot are for, from now on; connections that are there follow at once.
     pub fn set_service(&self, slot: u32, service: &Arc<ServicePort>) {
-        for worker in 0..self.workers.len() {
-            self.tell(
-                worker,
-                Command::SetService {
-                    slot,
-                    service: Arc::clone(service),
-                },
-            );
-        }
+        self.tell_of_service(slot, Some(service));
     }
 
     /// Its clients are told to go, new connections to the slot are reset.
     pub fn remove_service(&self, slot: u32) {
-        for worker in 0..self.workers.len() {
-            self.tell(worker, Command::RemoveService { slot });
+        self.tell_of_service(slot, None);
+    }
+
+    fn tell_of_service(&self, slot: u32, service: Option<&Arc<ServicePort>>) {
+        for (index, worker) in self.workers.iter().enumerate() {
+            let service = service.map(Arc::clone);
+            if worker.services.tell(News { slot, service }) {
+                self.tell(index, Command::Look);
+            }
         }
     }
 
@@ -155,6 +165,6 @@ impl DataPlane {
 
     fn tell(&self, worker: usize, command: Command) {
         // A worker ends only with this handle, or with the whole process.
-        let _ = self.workers[worker].send(command);
+        let _ = self.workers[worker].commands.send(command);
     }
 }

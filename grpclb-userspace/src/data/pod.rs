@@ -117,8 +117,8 @@ impl Pod {
 
     /// Sees to it that the splitter knows this Service; `None` if there is none. What the Service's port declares.
     pub(super) fn learn_service(&self, slot: u32) -> Option<Protocol> {
-        let services = self.worker.services.borrow();
-        let entry = services.get(slot)?;
+        let mut services = self.worker.services.borrow_mut();
+        let entry = services.begin_use(slot)?;
         if self.known.borrow_mut().insert(slot) {
             self.tell_service(slot, Some(entry.service(self.shared)));
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use grpclb_engine::balance;
 
+use super::news::{Hearer, News};
 use crate::model::{self, ServicePort};
 
 /// What connections to one slot are for. The engine's snapshots are made when a connection asks for them: of ten thousand
@@ -47,20 +48,51 @@ impl Entry {
 }
 
 /// All Services, by slot.
-#[derive(Debug, Default)]
-pub(super) struct Services(HashMap<u32, Entry>);
+#[derive(Debug)]
+pub(super) struct Services {
+    table: HashMap<u32, Entry>,
+    news: Hearer,
+    /// Slots that a pod may use and that stand for something else since the pods were told last.
+    changed: Vec<u32>,
+}
 
 impl Services {
-    pub(super) fn set(&mut self, slot: u32, service: Arc<ServicePort>) {
-        self.0.insert(slot, Entry::new(service));
+    pub(super) fn new(news: Hearer) -> Self {
+        Self {
+            table: HashMap::new(),
+            news,
+            changed: Vec::new(),
+        }
     }
 
-    pub(super) fn remove(&mut self, slot: u32) {
-        self.0.remove(&slot);
-    }
-
+    /// What the slot stands for, as it was heard last.
     pub(super) fn get(&self, slot: u32) -> Option<&Entry> {
-        self.0.get(&slot)
+        self.table.get(&slot)
+    }
+
+    /// What the slot stands for now, for a pod that is told of changes from here on.
+    pub(super) fn begin_use(&mut self, slot: u32) -> Option<&Entry> {
+        self.news.uses(slot);
+        self.hear();
+        self.get(slot)
+    }
+
+    /// Takes up what was told, and returns the slots whose change the pods have to be told of.
+    pub(super) fn take_changed(&mut self) -> Vec<u32> {
+        self.hear();
+        std::mem::take(&mut self.changed)
+    }
+
+    fn hear(&mut self) {
+        while let Some(News { slot, service }) = self.news.next() {
+            match service {
+                Some(service) => self.table.insert(slot, Entry::new(service)),
+                None => self.table.remove(&slot),
+            };
+            if self.news.may_use(slot) {
+                self.changed.push(slot);
+            }
+        }
     }
 }
 

@@ -15,11 +15,12 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 
 use super::config::{Config, Leave, Listeners};
+use super::news::Hearer;
 use super::pod::Pod;
 use super::services::Services;
 use super::status::WorkerStatus;
 use super::totals::Totals;
-use crate::model::{PodId, ServicePort};
+use crate::model::PodId;
 use crate::netns::Netns;
 
 /// How often the worker shows that its loop turns; the connect hooks leave its pods alone after 500 ms without.
@@ -44,13 +45,8 @@ pub(super) enum Command {
         leave: Leave,
         done: oneshot::Sender<()>,
     },
-    SetService {
-        slot: u32,
-        service: Arc<ServicePort>,
-    },
-    RemoveService {
-        slot: u32,
-    },
+    /// Look at what was told of Services: a pod may use one of them.
+    Look,
     Drain {
         done: oneshot::Sender<()>,
     },
@@ -125,6 +121,7 @@ pub(super) fn start(
     index: usize,
     config: &Config,
     budget: &Arc<Budget>,
+    news: Hearer,
 ) -> io::Result<mpsc::UnboundedSender<Command>> {
     let runtime = || {
         Builder::new_current_thread()
@@ -138,19 +135,25 @@ pub(super) fn start(
         .spawn(move || {
             let _die = DieOnPanic;
             match runtime() {
-                Ok(runtime) => runtime.block_on(run(index, config, budget, inbox)),
+                Ok(runtime) => runtime.block_on(run(index, config, budget, inbox, news)),
                 Err(error) => panic!("data worker {index}: no runtime: {error}"),
             }
         })?;
     Ok(commands)
 }
 
-async fn run(index: usize, config: Config, budget: Arc<Budget>, mut inbox: mpsc::UnboundedReceiver<Command>) {
+async fn run(
+    index: usize,
+    config: Config,
+    budget: Arc<Budget>,
+    mut inbox: mpsc::UnboundedReceiver<Command>,
+    news: Hearer,
+) {
     let splitter_config = Arc::new(grpclb_engine::splitter::Config::new(Arc::clone(&config.node)));
     let worker = Rc::new(Worker {
         index,
         config,
-        services: RefCell::default(),
+        services: RefCell::new(Services::new(news)),
         frames: Scratch::new(FRAMES_READ),
         bulk: Scratch::new(BULK_READ),
         splitter_config,
@@ -169,7 +172,10 @@ async fn run(index: usize, config: Config, budget: Arc<Budget>, mut inbox: mpsc:
     loop {
         tokio::select! {
             biased;
-            _ = heartbeat.tick() => (pods.worker.config.heartbeat)(index),
+            _ = heartbeat.tick() => {
+                (pods.worker.config.heartbeat)(index);
+                pods.look();
+            }
             command = inbox.recv() => match command {
                 Some(command) => pods.obey(command),
                 None => return, // the runtime drops all tasks, which resets their connections
@@ -187,6 +193,7 @@ struct Pods {
 
 impl Pods {
     fn obey(&mut self, command: Command) {
+        self.look();
         self.leaving.retain(|pod| pod.strong_count() > 0);
         match command {
             Command::AddPod {
@@ -224,16 +231,7 @@ impl Pods {
                     self.leave(former, leave, Some(done));
                 }
             }
-            Command::SetService { slot, service } => {
-                self.worker.departed.borrow_mut().service_changed(slot, &service);
-                self.worker.services.borrow_mut().set(slot, service);
-                self.all().for_each(|pod| pod.service_changed(slot));
-            }
-            Command::RemoveService { slot } => {
-                self.worker.departed.borrow_mut().service_gone(slot);
-                self.worker.services.borrow_mut().remove(slot);
-                self.all().for_each(|pod| pod.service_changed(slot));
-            }
+            Command::Look => {}
             Command::Drain { done } => {
                 let pods: Vec<_> = self.all().collect();
                 spawn(async move {
@@ -257,6 +255,22 @@ impl Pods {
                     departed: self.worker.departed.borrow().clone(),
                 });
             }
+        }
+    }
+
+    /// Takes up what was told of Services.
+    fn look(&self) {
+        let changed = self.worker.services.borrow_mut().take_changed();
+        for slot in changed {
+            {
+                let services = self.worker.services.borrow();
+                let mut departed = self.worker.departed.borrow_mut();
+                match services.get(slot) {
+                    Some(entry) => departed.service_changed(slot, entry.port()),
+                    None => departed.service_gone(slot),
+                }
+            }
+            self.all().for_each(|pod| pod.service_changed(slot));
         }
     }
 

@@ -29,6 +29,7 @@ pub use pins::sweep;
 pub use tables::{Backend, Pod, Service};
 
 use std::collections::HashMap;
+use std::error::Error as StdError;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -286,12 +287,12 @@ impl Kernel {
                 index,
             })
         };
-        for (index, endpoint) in (0..).zip(endpoints) {
-            self.maps
-                .backends
-                .insert(key(index), Plain(endpoint.to_abi()), 0)
-                .map_err(table("backends"))?;
-        }
+        let keys: Vec<_> = (0..now).map(key).collect();
+        let values: Vec<_> = endpoints
+            .iter()
+            .map(|endpoint| Plain(endpoint.to_abi()))
+            .collect();
+        sys::update_batch(&self.maps.backends, &keys, &values).map_err(table("backends"))?;
         for index in now..before {
             absent_is_fine(self.maps.backends.remove(&key(index))).map_err(table("backends"))?;
         }
@@ -364,7 +365,7 @@ impl fmt::Debug for Kernel {
     }
 }
 
-fn table(table: &'static str) -> impl Fn(MapError) -> Error {
+fn table<E: StdError + 'static>(table: &'static str) -> impl Fn(E) -> Error {
     move |error| match refused(table, &error) {
         Error::Load { reason, .. } => Error::Table { table, reason },
         other => other,

@@ -5,6 +5,7 @@ use std::io;
 use std::mem::{size_of, zeroed};
 use std::os::fd::{AsFd, AsRawFd};
 
+use aya::maps::{HashMap, IterableMap as _, MapData};
 use nix::libc;
 use nix::sys::signal::Signal;
 use nix::unistd::{ForkResult, Pid};
@@ -64,6 +65,59 @@ pub(super) fn query_cgroup(cgroup: &impl AsFd, attach_type: u32, effective: bool
         flags: attr.attach_flags,
         programs,
     })
+}
+
+/// The kernel's `union bpf_attr` for `BPF_MAP_*_BATCH`, as far back as 5.6.
+#[repr(C)]
+struct BatchAttr {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    /// On return: how many were done.
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
+const BPF_MAP_UPDATE_BATCH: libc::c_int = 26;
+
+/// Writes many entries of a map by one call. Those before one that is refused are written.
+pub(super) fn update_batch<K: aya::Pod, V: aya::Pod>(
+    map: &HashMap<MapData, K, V>,
+    keys: &[K],
+    values: &[V],
+) -> io::Result<()> {
+    assert_eq!(keys.len(), values.len(), "a value for each key");
+    if keys.is_empty() {
+        return Ok(()); // which the kernel would refuse
+    }
+    let mut attr = BatchAttr {
+        in_batch: 0,
+        out_batch: 0,
+        keys: keys.as_ptr() as u64,
+        values: values.as_ptr() as u64,
+        count: keys.len() as u32,
+        map_fd: map.map().fd().as_fd().as_raw_fd().cast_unsigned(),
+        elem_flags: 0,
+        flags: 0,
+    };
+    // SAFETY: `attr` is laid out as the kernel reads it and its size is given; `keys` and `values` hold `count` entries of
+    // the map's sizes, which aya has compared with those of `K` and `V`, and the kernel only reads them.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_MAP_UPDATE_BATCH,
+            &raw mut attr,
+            size_of::<BatchAttr>() as libc::c_uint,
+        )
+    };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }
 
 /// Sets `lo` up in the network namespace that the socket (of any kind) lives in.

@@ -89,7 +89,7 @@ pub(super) fn about_port(pod: &PodSpec, service: &Arc<ServicePort>, facts: &Fact
         .collect();
     let shown: Vec<String> = addresses.iter().map(ToString::to_string).collect();
     trail.yes("service", &format!("{} is known", shown.join(" and ")));
-    let slot = known.served.get(&service.id).map(|served| served.slot);
+    let slot = known.served.get(&service.id).copied();
     about_protocol(service, known, &mut trail);
     let shared = if service.per_connection {
         "each client connection has connections of its own to them"

@@ -100,7 +100,7 @@ impl World {
         let (_, errors) = services.update(&self.desired.services);
         assert!(errors.is_empty(), "{errors:?}");
         if self.opaque {
-            let slot = services.served().values().next().unwrap().slot;
+            let slot = *services.served().values().next().unwrap();
             for _ in 0..3 {
                 services.detected(slot, false, std::time::Instant::now());
             }

@@ -173,11 +173,7 @@ fn slots_rise_and_a_number_given_back_rests() {
     let c = service("c", "10.96.0.3", 1);
     let d = service("d", "10.96.0.4", 1);
     services.update(&wanted(&[&a, &b, &c, &d]));
-    let slots: Vec<u32> = services
-        .served()
-        .values()
-        .map(|served| served.slot.get())
-        .collect();
+    let slots: Vec<u32> = services.served().values().map(|slot| slot.get()).collect();
     let first = Slot::FIRST.get();
     assert_eq!(
         slots,

@@ -274,15 +274,16 @@ impl Source {
                 "the Kubernetes API at {}, for node {}",
                 self.api.server, self.node
             );
-            self.put_in_force(self.state.desired().clone(), origin, heard_at);
+            self.put_in_force(self.state.desired().clone(), live && changed, origin, heard_at);
             self.snapshot.as_mut().map(Keeper::changed);
         }
         self.complain();
     }
 
-    fn put_in_force(&self, desired: Desired, origin: String, read_at: Instant) {
+    /// `changed`: whether this is known to differ from what the source told last; if not, it is compared.
+    fn put_in_force(&self, desired: Desired, changed: bool, origin: String, read_at: Instant) {
         self.desired.send_if_modified(|known| {
-            let changed = **known != desired;
+            let changed = changed || **known != desired;
             *known = Arc::new(desired);
             changed
         });
@@ -317,7 +318,7 @@ impl Source {
                     self.api.server
                 );
                 let now = Instant::now();
-                self.put_in_force(desired, origin, now.checked_sub(age).unwrap_or(now));
+                self.put_in_force(desired, false, origin, now.checked_sub(age).unwrap_or(now));
                 self.in_force = InForce::Snapshot;
             }
             Err(error) => {
