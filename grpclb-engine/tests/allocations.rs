@@ -220,6 +220,21 @@ fn small_calls_ask_for_no_memory() {
     }
 }
 
+/// Payloads that are referenced ask for more: the list of an output's pieces, and the body that is kept for another try.
+#[test]
+fn calls_of_four_kilobytes_ask_for_memory_less_than_twice() {
+    let mut bench = Bench::new(10);
+    bench.body = 4096;
+    (0..30).for_each(|_| bench.calls(10));
+    bench.allocations = 0;
+    (0..10).for_each(|_| bench.calls(10));
+    assert!(
+        bench.allocations < 2000,
+        "{} in a thousand calls",
+        bench.allocations
+    );
+}
+
 /// A value that was never seen before is kept with its field, so that it goes out as it came in.
 #[test]
 fn a_header_that_differs_with_every_call_asks_for_memory_twice() {

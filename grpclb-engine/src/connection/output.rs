@@ -16,6 +16,13 @@ pub const REFERENCE_FROM: usize = 4096;
 /// buffer that it was read into.
 pub const KEEP_FROM: usize = 16 << 10;
 
+/// What small bytes find at least where they gather next to payloads that are referenced: each of these ends what has
+/// gathered, and a buffer of its own for each frame's head would cost more than the head.
+const GATHER: usize = 4096;
+
+/// A head of DATA and its stream's trailers mostly fit into so many bytes.
+const LEAST: usize = 64;
+
 /// The largest buffer that an empty queue gives back for the next one.
 const RETURN: usize = 64 << 10;
 
@@ -159,6 +166,9 @@ impl Output {
         bytes::Buf::advance(&mut finished, std::mem::take(&mut self.tail_written));
         if !finished.is_empty() {
             self.pieces.push_back(finished.freeze());
+        }
+        if self.tail.capacity() < LEAST {
+            self.tail.reserve(GATHER);
         }
     }
 
