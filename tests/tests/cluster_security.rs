@@ -109,7 +109,7 @@ fn a_pod_that_dials_its_listener_by_itself_gets_what_it_could_have_had_and_keeps
 
 /// nft rules such as implementations of NetworkPolicy make: on the nodes, for what is forwarded from and to pods. What may
 /// fail is what the policy denies, before and after the label. (kube-network-policies has nft hand packets to it, which
-/// the kernel that these tests were written on cannot: CONFIG_NFT_QUEUE is not set.)
+/// the kernel that these tests were written on cannot: `CONFIG_NFT_QUEUE` is not set.)
 #[test]
 fn network_policies_hold_before_and_after_the_label() {
     let cluster = Cluster::find().unwrap();
