@@ -118,6 +118,8 @@ impl Run<'_> {
         self.agent.settle().await?;
         self.kube_proxy.settle().await?;
         report.fill_seconds = took.as_secs_f64();
+        // A Service, and then its slice.
+        report.fill_events = 2 * size.services;
         let of = |side: &mut Side, before: Cost, after: Cost| {
             side.fill_cpu_seconds = after.cpu_seconds - before.cpu_seconds;
             side.filled_mib = after.resident_mib;
@@ -198,7 +200,7 @@ impl Run<'_> {
             |name: &str| sample(&metrics, name).with_context(|| format!("kube-proxy has no metric {name}"));
         report.kube_proxy.cold_seconds = of(&format!(
             "kubeproxy_sync_proxy_rules_last_timestamp_seconds{IPV4}"
-        ))? - of("process_start_time_seconds")?;
+        ))? - self.kube_proxy.started()?;
         (report.kube_proxy.cold_cpu_seconds, report.kube_proxy.cold_mib) =
             (cost.cpu_seconds, cost.resident_mib);
         Ok(())

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
+use std::time::SystemTime;
 
 use anyhow::{Context as _, Result, bail};
 use grpclb_tests::cluster::Cluster;
@@ -31,6 +32,23 @@ impl Program<'_> {
             cpu_seconds: cpu.user + cpu.system,
             resident_mib: usage::resident_kib(&pids)? as f64 / 1024.0,
         })
+    }
+
+    /// When it started, in seconds since 1970, to a hundredth.
+    pub(crate) fn started(self) -> Result<f64> {
+        const TICKS_PER_SECOND: f64 = 100.0; // USER_HZ, fixed by the kernel's ABI for /proc
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid()?))?;
+        // The command's name may hold spaces: fields count from its ')', of which the first is proc(5)'s third.
+        let (_, fields) = stat.rsplit_once(')').context("no stat(5)")?;
+        let ticks: f64 = fields
+            .split_whitespace()
+            .nth(22 - 3)
+            .context("no starttime")?
+            .parse()?;
+        let uptime = fs::read_to_string("/proc/uptime")?;
+        let uptime: f64 = uptime.split(' ').next().context("no uptime")?.parse()?;
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+        Ok(now.as_secs_f64() - uptime + ticks / TICKS_PER_SECOND)
     }
 
     /// As this host counts processes. A machine has process ids of its own, by which its processes are known.
