@@ -58,7 +58,7 @@ impl Steering for Relay {
 
     fn steer(&mut self, cookie: u64, steer: &Steer) -> anyhow::Result<()> {
         let pod = kernel::Pod {
-            name: steer.id.to_string(),
+            name: steer.name.to_string(),
             worker: steer.worker,
             port: steer.port,
             ipv6: steer.ipv6,
