@@ -68,6 +68,26 @@ fn servers_that_are_scaled_up_and_down_fail_no_call() {
     );
 }
 
+/// May fail: none. What clients call before they have heard that the Service is left plain is served.
+#[test]
+fn a_service_that_is_switched_off_and_on_fails_no_call() {
+    let stage = stage("service", 3);
+    let label = |label: &str| {
+        let command = ["label", "service", "echo", label];
+        stage.namespace.kubectl(&command).unwrap();
+    };
+    for _ in 0..3 {
+        // A new one each time: what has gone the plain way stays there.
+        let mut load = stage.load();
+        label("grpclb.io/enabled=false");
+        calls_reach(&stage.namespace, "client", TARGET, 1, PATIENCE).unwrap();
+        load.wait_for(1500).unwrap();
+        assert_none_failed(&load.finish().unwrap());
+        label("grpclb.io/enabled-");
+        calls_reach(&stage.namespace, "client", TARGET, 3, PATIENCE).unwrap();
+    }
+}
+
 /// May fail: what ran on the server that is killed, and what the killed agent relayed. The servers and the agent come back by
 /// their kubelets alone, and the agent steers by what was known last.
 #[test]

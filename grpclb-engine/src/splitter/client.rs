@@ -256,7 +256,7 @@ impl Splitter {
     }
 
     /// The client's record goes, and what was there only for it.
-    pub(super) fn forget_client(&mut self, id: ClientId) {
+    pub(super) fn forget_client(&mut self, now: Time, id: ClientId) {
         let Some(client) = self.clients.remove(id.0) else {
             return;
         };
@@ -285,7 +285,7 @@ impl Splitter {
         group.clients -= 1;
         if group.clients == 0 {
             self.rearm_group(client.group);
-            self.drop_group_if_unused(client.group);
+            self.retire_if_removed(now, client.group);
         }
     }
 }

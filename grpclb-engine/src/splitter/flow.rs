@@ -32,7 +32,7 @@ impl Splitter {
         }
         let link = self.link(id)?;
         if link.closing.is_some() && link.output.is_empty() && !link.conn.wants_transmit() {
-            self.forget(id);
+            self.forget(now, id);
             return None;
         }
         if link.output.is_empty() {

@@ -75,7 +75,7 @@ impl Splitter {
                 client: id,
                 how: How::Reset,
             });
-            return self.forget(id.into());
+            return self.forget(now, id.into());
         }
         while let Some(event) = self
             .clients
@@ -92,7 +92,7 @@ impl Splitter {
                 upstream: id,
                 how: How::Reset,
             });
-            return self.forget(id.into());
+            return self.forget(now, id.into());
         }
         while let Some(event) = self
             .upstreams
@@ -134,7 +134,7 @@ impl Splitter {
                 upstream: id,
                 how: How::Reset,
             });
-            self.forget(id.into());
+            self.forget(now, id.into());
         } else if now.since(upstream.since) >= self.config.dial_grace && !upstream.overdue {
             upstream.overdue = true;
             self.place_waiting(now, pool);
@@ -158,9 +158,9 @@ impl Splitter {
     }
 
     /// The connection's record goes.
-    pub(super) fn forget(&mut self, id: ConnId) {
+    pub(super) fn forget(&mut self, now: Time, id: ConnId) {
         match id {
-            ConnId::Client(id) => self.forget_client(id),
+            ConnId::Client(id) => self.forget_client(now, id),
             ConnId::Upstream(id) => {
                 self.upstreams.remove(id.0);
             }

@@ -184,22 +184,34 @@ impl Splitter {
         }
     }
 
-    /// The Service is gone: clients are told to go, calls that run go on.
+    /// The Service is gone: clients are told to go. What they still call before they have heard of it is served by the
+    /// endpoints that were known last; with the last client these go, too.
     pub fn remove_service(&mut self, now: Time, key: ServiceKey) {
         let Some(&group_key) = self.by_service.get(&key) else {
             return;
         };
-        let Some(group) = self.groups.get_mut(group_key) else {
-            return;
-        };
-        let empty = Arc::new(Service {
-            endpoints: Arc::new([]),
-            ..Service::clone(&group.service)
-        });
-        self.set_service(now, key, empty);
         if let Some(group) = self.groups.get_mut(group_key) {
             group.removed = true;
         }
+        self.send_away(now, |client| client.group == group_key);
+        self.retire_if_removed(now, group_key);
+    }
+
+    /// Lets go of the endpoints of a Service that is gone, once no client needs them.
+    fn retire_if_removed(&mut self, now: Time, group_key: Key) {
+        let Some(group) = self.groups.get_mut(group_key) else {
+            return;
+        };
+        if !group.removed || group.clients > 0 {
+            return;
+        }
+        let empty = Service {
+            endpoints: Arc::new([]),
+            ..Service::clone(&group.service)
+        };
+        group.picker.update(now, &empty);
+        group.service = Arc::new(empty);
+        self.follow_members(now, group_key);
         self.drop_group_if_unused(group_key);
     }
 
@@ -233,7 +245,7 @@ impl Splitter {
         let group_key = *self.by_service.get(&service).ok_or(OpenClientError::NoService)?;
         let group = self.groups.get_mut(group_key).ok_or(OpenClientError::NoService)?;
         group.clients += 1;
-        let unserved = group.picker.is_empty();
+        let unserved = group.removed || group.picker.is_empty();
         let id = ClientId(self.clients.insert(Client {
             link: Link::new(Role::Server, &self.client_config),
             group: group_key,
@@ -268,7 +280,7 @@ impl Splitter {
             link.conn.handle_eof();
             self.handle_input(now, id, &mut BytesMut::new());
         }
-        self.forget(id);
+        self.forget(now, id);
     }
 
     /// The dial that [`Action::Dial`] asked for has ended. False: it took too long, or nobody needs it any more; a socket

@@ -38,7 +38,7 @@ impl Splitter {
             }
             Err(error) => {
                 self.upstream_over(now, id, &error.to_string(), true);
-                self.forget(id.into());
+                self.forget(now, id.into());
                 false
             }
         }

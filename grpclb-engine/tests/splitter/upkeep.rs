@@ -209,6 +209,25 @@ fn a_removed_service_sends_its_clients_away_and_leaves_nothing() {
 }
 
 #[test]
+fn what_clients_of_a_removed_service_call_before_they_have_heard_of_it_is_served() {
+    let mut world = World::new(2);
+    world.delay = millis(1);
+    let client = world.client();
+    let first = world.open(client, b"x", true);
+    world.advance(millis(50));
+    assert!(world.is_ok(first));
+    let under_way = world.open(client, b"x", true);
+    world.splitter.remove_service(world.now, SERVICE);
+    let unaware = world.open(client, b"x", true);
+    world.advance(millis(50));
+    assert!(world.is_ok(under_way), "{:?}", world.outcome(under_way));
+    assert!(world.is_ok(unaware), "{:?}", world.outcome(unaware));
+    assert!(world.clients[client].over);
+    assert_eq!(world.connections(0) + world.connections(1), 0);
+    assert!(world.splitter.describe(world.now).is_empty());
+}
+
+#[test]
 fn one_service_can_be_drained_alone() {
     let mut world = World::new(2);
     let client = world.client();
