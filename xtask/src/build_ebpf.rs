@@ -4,18 +4,19 @@
 //! The object goes to `target/bpf/grpclb.bpf.o` of the workspace, where the agent's build script takes it from.
 
 mod text;
+mod toolchain;
 
-use std::env;
-use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use crate::setup::{self, Need};
 use crate::{progress, workspace};
+use toolchain::Toolchain;
+pub(crate) use toolchain::nightly_is_usable;
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -82,94 +83,6 @@ pub(crate) fn object(abi: Abi) -> Result<PathBuf> {
         fs::write(&object, bytes)?;
     }
     Ok(object)
-}
-
-/// What builds for the BPF target here.
-#[derive(Debug)]
-enum Toolchain {
-    /// rustup's nightly with `rust-src`.
-    Nightly,
-    /// Debian's `rustc-web`, `cargo-web` and `rust-web-src`: a stable compiler that must be told to allow what is unstable.
-    Debian,
-}
-
-impl Toolchain {
-    fn find() -> Result<Self> {
-        if has_source(Command::new("rustc").arg("+nightly")) {
-            return Ok(Self::Nightly);
-        }
-        if has_source(&mut Command::new("/usr/bin/rustc")) {
-            return Ok(Self::Debian);
-        }
-        bail!(
-            "no toolchain with the library's source for the BPF target: \
-             apt-get install rustc-web cargo-web rust-web-src, \
-             or rustup toolchain install nightly --component rust-src"
-        )
-    }
-
-    fn name(&self) -> &'static str {
-        match self {
-            Self::Nightly => "rustup's nightly",
-            Self::Debian => "Debian's toolchain",
-        }
-    }
-
-    fn build(&self, target: &Path) -> Result<Command> {
-        let mut command = match self {
-            Self::Nightly => {
-                let mut cargo = Command::new("cargo");
-                cargo.arg("+nightly");
-                cargo
-            }
-            Self::Debian => {
-                let mut cargo = Command::new("/usr/bin/cargo");
-                cargo.env("RUSTC", "/usr/bin/rustc").env("RUSTC_BOOTSTRAP", "1");
-                cargo
-            }
-        };
-        command
-            .current_dir(workspace::root().join("grpclb-ebpf"))
-            // Set by the cargo that runs us, for another toolchain than this one.
-            .env_remove("RUSTUP_TOOLCHAIN")
-            .env_remove("CARGO_ENCODED_RUSTFLAGS")
-            .env("PATH", path_with_linker()?)
-            .env("CARGO_TARGET_DIR", target)
-            // bpftool shows fields by name where the object has BTF, which takes the linker's flag and full debuginfo.
-            .env("RUSTFLAGS", "-Clink-arg=--btf -Cdebuginfo=2")
-            .args([
-                "build",
-                "--release",
-                "--locked",
-                "-Zbuild-std=core",
-                "--target=bpfel-unknown-none",
-            ]);
-        Ok(command)
-    }
-}
-
-/// Whether this compiler has the source of the standard library beside it.
-fn has_source(rustc: &mut Command) -> bool {
-    let output = rustc
-        .args(["--print", "sysroot"])
-        .env_remove("RUSTUP_TOOLCHAIN")
-        .stderr(Stdio::null())
-        .output();
-    let Ok(output) = output else { return false };
-    let sysroot = String::from_utf8_lossy(&output.stdout);
-    output.status.success()
-        && Path::new(sysroot.trim())
-            .join("lib/rustlib/src/rust/library/core")
-            .exists()
-}
-
-/// rustc finds `bpf-linker` by the PATH.
-fn path_with_linker() -> Result<OsString> {
-    let path = env::var_os("PATH").unwrap_or_default();
-    let ours = workspace::tools().join("bin");
-    Ok(env::join_paths(
-        std::iter::once(ours).chain(env::split_paths(&path)),
-    )?)
 }
 
 /// Takes the debuginfo out of the object, a sixth of which is left: the kernel and bpftool read BTF. Without the tool it

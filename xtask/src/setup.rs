@@ -14,7 +14,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use crate::{progress, workspace};
+use crate::{build_ebpf, progress, workspace};
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -206,7 +206,7 @@ fn missing(need: Need) -> Vec<Step> {
 
 fn kernel_toolchain() -> Vec<Step> {
     let mut steps = Vec::new();
-    if !rustup_nightly_has_source() {
+    if !build_ebpf::nightly_is_usable() {
         for (file, package) in [
             ("/usr/bin/rustc", "rustc-web"),
             ("/usr/bin/cargo", "cargo-web"),
@@ -224,19 +224,6 @@ fn kernel_toolchain() -> Vec<Step> {
         steps.push(Step::BpfLinker);
     }
     steps
-}
-
-fn rustup_nightly_has_source() -> bool {
-    let sysroot = Command::new("rustc")
-        .args(["+nightly", "--print", "sysroot"])
-        .stderr(Stdio::null())
-        .output();
-    let Ok(output) = sysroot else { return false };
-    let sysroot = String::from_utf8_lossy(&output.stdout);
-    output.status.success()
-        && Path::new(sysroot.trim())
-            .join("lib/rustlib/src/rust/library/core")
-            .exists()
 }
 
 fn python() -> Vec<Step> {
