@@ -100,12 +100,13 @@ fn without_the_api_server_a_killed_server_and_a_killed_agent_come_back() {
         .cluster
         .machine_folder(NODE)
         .join("run/grpclb/kubernetes.snapshot");
-    let own = stage.namespace.name().as_bytes().to_vec();
+    let servers = stage.servers();
     let kept = wait_until(PATIENCE, || {
         let bytes = std::fs::read(&snapshot).unwrap_or_default();
-        bytes.windows(own.len()).any(|window| window == own)
+        let has = |text: &String| bytes.windows(text.len()).any(|window| window == text.as_bytes());
+        servers.iter().all(has)
     });
-    assert!(kept, "the agent keeps a snapshot that knows the Service");
+    assert!(kept, "the agent keeps a snapshot that knows {servers:?}");
 
     let away = stage.cluster.stop("control", "kube-apiserver").unwrap();
     let load = load_of(&client, &address);

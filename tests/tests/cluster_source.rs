@@ -18,7 +18,8 @@ const SEEDS: [u64; 4] = [1, 2, 3, 20_261_121];
 /// How many Services a seed makes.
 const SERVICES: usize = 16;
 const NODES: [&str; 2] = ["node1", "node2"];
-/// The last to be made: who has its endpoints has all that was made before (kube-proxy: of that family).
+/// The last to be made. Its port and its endpoints tell of the seed, for Services and slices are watched apart: who has both has
+/// all that was made before (kube-proxy: of that family).
 const LAST: &str = "last";
 
 /// What clients dial → who may answer.
@@ -86,10 +87,12 @@ async fn backends_with(
     found
 }
 
-/// Whether all of these are somebody's backends.
+/// Whether all of these are the backends of a Service on their own port.
 fn has(found: &Backends, last: &[SocketAddr]) -> bool {
-    last.iter()
-        .all(|last| found.values().any(|backends| backends.contains(last)))
+    last.iter().all(|last| {
+        let mut services = found.iter();
+        services.any(|(service, backends)| service.port() == last.port() && backends.contains(last))
+    })
 }
 
 fn backends(desired: &Desired) -> Backends {
@@ -348,11 +351,11 @@ fn address(family: &str, service: usize, slice: usize, endpoint: usize) -> Strin
     }
 }
 
-/// A Service whose endpoints are `last`, one in each family.
-fn make_last(namespace: &Namespace, last: &[SocketAddr]) {
+/// A Service whose endpoints are `last`, one in each family, on their port.
+fn make_last(namespace: &Namespace, last: &[SocketAddr; 2]) {
     let mut items = vec![json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": LAST},
-        "spec": {"ipFamilyPolicy": "RequireDualStack", "ports": [{"port": 80}]},
+        "spec": {"ipFamilyPolicy": "RequireDualStack", "ports": [{"port": last[0].port()}]},
     })];
     for last in last {
         let family = if last.is_ipv4() { "IPv4" } else { "IPv6" };

@@ -66,6 +66,21 @@ impl Stage {
         )
     }
 
+    /// The servers' IPv4 addresses with their port.
+    pub fn servers(&self) -> Vec<String> {
+        let slices = self
+            .namespace
+            .get(&["endpointslices", "--selector", "kubernetes.io/service-name=echo"])
+            .unwrap();
+        let slices = slices["items"].as_array().unwrap().iter();
+        let endpoints = slices
+            .filter(|slice| slice["addressType"] == "IPv4")
+            .flat_map(|slice| slice["endpoints"].as_array().unwrap());
+        endpoints
+            .map(|endpoint| format!("{}:50051", endpoint["addresses"][0].as_str().unwrap()))
+            .collect()
+    }
+
     /// Runs a command on the client's node.
     pub fn on_node(&self, command: &[&str]) -> String {
         self.cluster.exec_on(NODE, command).unwrap()
