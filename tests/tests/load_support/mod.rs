@@ -66,19 +66,23 @@ impl Stage {
         )
     }
 
-    /// The servers' IPv4 addresses with their port.
+    /// The servers' IPv4 addresses with the port on which they serve.
     pub fn servers(&self) -> Vec<String> {
         let slices = self
             .namespace
             .get(&["endpointslices", "--selector", "kubernetes.io/service-name=echo"])
             .unwrap();
-        let slices = slices["items"].as_array().unwrap().iter();
-        let endpoints = slices
-            .filter(|slice| slice["addressType"] == "IPv4")
-            .flat_map(|slice| slice["endpoints"].as_array().unwrap());
-        endpoints
-            .map(|endpoint| format!("{}:50051", endpoint["addresses"][0].as_str().unwrap()))
-            .collect()
+        let mut servers = Vec::new();
+        for slice in slices["items"].as_array().unwrap() {
+            let port = &slice["ports"][0]["port"];
+            for endpoint in slice["endpoints"].as_array().unwrap() {
+                let address = endpoint["addresses"][0].as_str().unwrap();
+                if !address.contains(':') {
+                    servers.push(format!("{address}:{port}"));
+                }
+            }
+        }
+        servers
     }
 
     /// Runs a command on the client's node.
