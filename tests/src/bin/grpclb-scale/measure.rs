@@ -247,6 +247,9 @@ impl Run<'_> {
             list_cpu_ms_each: each(lists) * 1e3,
             change_bytes_each: change(told as f64),
             change_cpu_us_each: change(telling) * 1e6,
+            watches: crowd.watches(),
+            watches_ended: crowd.ended(),
+            listed_anew: crowd.listed_anew(),
         })
     }
 

@@ -44,6 +44,10 @@ pub(crate) struct Crowd {
     pub(crate) list_cpu_ms_each: f64,
     pub(crate) change_bytes_each: f64,
     pub(crate) change_cpu_us_each: f64,
+    pub(crate) watches: u64,
+    /// How often the server has ended one of them; how often there was nothing to go on from, and all was listed again.
+    pub(crate) watches_ended: u64,
+    pub(crate) listed_anew: u64,
 }
 
 impl fmt::Display for Report {
@@ -116,12 +120,15 @@ impl fmt::Display for Report {
         writeln!(
             f,
             "\nThe API server, with {} agents connected: {:.1} MiB and {:.0} ms of CPU for the first lists of each; {:.0} bytes and {:.0} µs \
-             for one changed slice to each.",
+             for one changed slice to each. Their {} watches were ended {} times by it and went on, {} times with a new list.",
             crowd.agents,
             crowd.list_mib_each,
             crowd.list_cpu_ms_each,
             crowd.change_bytes_each,
-            crowd.change_cpu_us_each
+            crowd.change_cpu_us_each,
+            crowd.watches,
+            crowd.watches_ended,
+            crowd.listed_anew
         )
     }
 }
