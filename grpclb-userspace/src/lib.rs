@@ -6,6 +6,7 @@
 
 pub mod admin;
 pub mod app;
+mod claim;
 pub mod cli;
 pub mod control;
 pub mod data;

@@ -1,25 +1,25 @@
 //! The agents of this node: how they know of each other, and how one hands over to the next.
 //!
-//! Each instance has two files in the run directory (`/run/grpclb`): `<instance>.lock`, held by `flock` for as long as
-//! its process lives, however that ends, and `<instance>.sock`, on which it can be told to hand over. A lock file that
-//! can be locked belongs to a dead instance and is swept.
+//! Each instance has two files in the run directory (`/run/grpclb`): `<instance>.lock`, held for as long as its process
+//! lives, and `<instance>.sock`, on which it can be told to hand over. What dead instances left is swept.
 //!
 //! The protocol is one line each way: `hand over 1 <start> <instance>\n` → `draining\n`, or `younger\n` from an instance
 //! that started later than the one that asks. So of two agents that start at the same moment one remains.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 use nix::time::{ClockId, clock_gettime};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
+
+use crate::claim::{Refused, claim, is_held, of_the_dead};
 
 /// How long an instance has to answer.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -80,34 +80,18 @@ impl Instance {
             .map_err(failed("make it"))?;
         sweep(directory);
         let path = directory.join(format!("{name}.lock"));
-        // A sweeper of another instance may take the file between our making and our locking it.
-        for _ in 0..16 {
-            let opened = OpenOptions::new()
-                .create(true)
-                .truncate(false)
-                .write(true)
-                .open(&path);
-            match Flock::lock(
-                opened.map_err(failed("make the lock file"))?,
-                FlockArg::LockExclusiveNonblock,
-            ) {
-                Ok(lock) if stands_at(&lock, &path) => {
-                    let start = since_boot().map_err(failed("read the time since boot"))?;
-                    return Ok(Self {
-                        directory: directory.to_owned(),
-                        name: name.to_owned(),
-                        start,
-                        _lock: lock,
-                    });
-                }
-                Ok(_swept) => {}
-                Err((_, Errno::EWOULDBLOCK)) => return Err(Error::Alive(name.to_owned())),
-                Err((_, errno)) => return Err(failed("lock the lock file")(errno.into())),
-            }
-        }
-        Err(failed("make the lock file")(io::Error::other(
-            "it vanished again and again",
-        )))
+        let mut options = OpenOptions::new();
+        options.create(true).truncate(false).write(true);
+        let lock = claim(&path, || options.open(&path)).map_err(|refused| match refused {
+            Refused::Alive => Error::Alive(name.to_owned()),
+            Refused::Io(source) => failed("make and lock the lock file")(source),
+        })?;
+        Ok(Self {
+            directory: directory.to_owned(),
+            name: name.to_owned(),
+            start: since_boot().map_err(failed("read the time since boot"))?,
+            _lock: lock,
+        })
     }
 
     pub(super) fn name(&self) -> &str {
@@ -173,11 +157,8 @@ impl Instance {
         let others = lock_files(&self.directory)
             .into_iter()
             .filter(|(name, _)| *name != self.name);
-        let alive = |path: &Path| {
-            File::open(path).is_ok_and(|file| Flock::lock(file, FlockArg::LockExclusiveNonblock).is_err())
-        };
         others
-            .filter(|(_, path)| alive(path))
+            .filter(|(_, path)| is_held(path))
             .map(|(name, _)| name)
             .collect()
     }
@@ -236,10 +217,7 @@ async fn read_line(stream: &mut UnixStream) -> io::Result<String> {
 pub fn sweep(directory: &Path) -> Vec<String> {
     let mut removed = Vec::new();
     for (name, path) in lock_files(directory) {
-        let Ok(file) = File::open(&path) else { continue };
-        if let Ok(lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock)
-            && stands_at(&lock, &path)
-        {
+        if let Some(_lock) = of_the_dead(&path) {
             let _absent: io::Result<()> = fs::remove_file(directory.join(format!("{name}.sock")));
             let _absent: io::Result<()> = fs::remove_file(&path);
             removed.push(name);
@@ -255,12 +233,6 @@ fn lock_files(directory: &Path) -> Vec<(String, PathBuf)> {
         Some((name, entry.path()))
     };
     entries.filter_map(named).collect()
-}
-
-/// Whether the locked file is still the one with this name.
-fn stands_at(lock: &File, path: &Path) -> bool {
-    let identity = |metadata: io::Result<fs::Metadata>| metadata.map(|of| (of.dev(), of.ino())).ok();
-    identity(lock.metadata()) == identity(fs::metadata(path))
 }
 
 fn since_boot() -> io::Result<u64> {

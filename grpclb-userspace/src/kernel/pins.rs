@@ -1,11 +1,10 @@
 //! The directory of an instance on bpffs: made and locked, swept of the dead, removed at the end; and the link `current`.
 //!
-//! The lock is a `flock` on the directory itself: it goes with the process however that ends, so a directory that can be
-//! locked belongs to nobody. A live instance's directory is never touched.
+//! The lock is on the directory itself. A live instance's directory is never touched.
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -14,6 +13,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::{Error, Result};
+use crate::claim::{Refused, claim, of_the_dead};
 
 /// Where bpffs is mounted on every distribution.
 const BPFFS: &str = "/sys/fs/bpf";
@@ -36,36 +36,24 @@ impl Pins {
         fs::create_dir_all(root).map_err(failed(root, "make the directory"))?;
         sweep(root);
         let directory = root.join(instance);
-        // A sweeper of another instance may take the directory between our making and our locking it.
-        for _ in 0..16 {
+        let made = || {
             match fs::create_dir(&directory) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                    return Err(failed(&directory, "make the directory")(error));
-                }
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
                 _ => {}
             }
-            let Ok(file) = File::open(&directory) else {
-                continue;
-            };
-            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                Ok(lock) if is_same(&lock, &directory) => {
-                    remove_files(&directory);
-                    let (root, instance) = (root.to_path_buf(), instance.to_owned());
-                    return Ok(Self {
-                        directory,
-                        root,
-                        instance,
-                        _lock: lock,
-                    });
-                }
-                Ok(_gone) => {}
-                Err((_, Errno::EWOULDBLOCK)) => return Err(Error::InstanceAlive(instance.into(), directory)),
-                Err((_, errno)) => return Err(failed(&directory, "lock the directory")(errno.into())),
-            }
-        }
-        Err(failed(&directory, "make the directory")(io::Error::other(
-            "it vanished again and again",
-        )))
+            File::open(&directory)
+        };
+        let lock = claim(&directory, made).map_err(|refused| match refused {
+            Refused::Alive => Error::InstanceAlive(instance.into(), directory.clone()),
+            Refused::Io(source) => failed(&directory, "make and lock the directory")(source),
+        })?;
+        remove_files(&directory);
+        Ok(Self {
+            root: root.to_path_buf(),
+            instance: instance.to_owned(),
+            directory,
+            _lock: lock,
+        })
     }
 
     pub(super) fn directory(&self) -> &Path {
@@ -101,9 +89,7 @@ pub fn sweep(root: &Path) -> Vec<String> {
     for entry in fs::read_dir(root).into_iter().flatten().flatten() {
         let path = entry.path();
         if entry.file_type().is_ok_and(|kind| kind.is_dir())
-            && let Ok(file) = File::open(&path)
-            && let Ok(lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock)
-            && is_same(&lock, &path)
+            && let Some(_lock) = of_the_dead(&path)
         {
             remove_directory(&path);
             removed.push(entry.file_name().to_string_lossy().into_owned());
@@ -116,14 +102,6 @@ pub fn sweep(root: &Path) -> Vec<String> {
         }
     }
     removed
-}
-
-/// Whether the locked directory is still the one at this path.
-fn is_same(lock: &Flock<File>, path: &Path) -> bool {
-    match (lock.metadata(), fs::metadata(path)) {
-        (Ok(locked), Ok(there)) => (locked.dev(), locked.ino()) == (there.dev(), there.ino()),
-        _ => false,
-    }
 }
 
 fn remove_directory(directory: &Path) {
