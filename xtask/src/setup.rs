@@ -355,6 +355,7 @@ const GO_SOURCES: &[&str] = &[
     "scenarios.go",
     "load.go",
     "probe/probe.pb.go",
+    "probe/probe_grpc.pb.go",
 ];
 
 fn build_go_peer() -> Result<()> {

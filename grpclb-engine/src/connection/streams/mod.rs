@@ -297,15 +297,7 @@ impl Streams {
             self.slots = Vec::new();
             self.free = Vec::new();
             self.by_id = IdIndex::default();
-            for list in [
-                &mut self.ready,
-                &mut self.blocked,
-                &mut self.opening,
-                &mut self.credits,
-            ] {
-                list.0 = VecDeque::new();
-            }
-            self.resets = VecDeque::new();
+            self.drop_lists();
         }
     }
 
@@ -402,6 +394,11 @@ impl Streams {
             stream.queue = VecDeque::new();
             stream.listed = Listed::No;
         }
+        self.drop_lists();
+    }
+
+    /// Empties every list of work, and gives their memory back.
+    fn drop_lists(&mut self) {
         for list in [
             &mut self.ready,
             &mut self.blocked,
