@@ -3,7 +3,7 @@
 //!
 //! Pods are network namespaces that only reach each other and their node; nothing leaves the machine. Everything that a
 //! run makes carries its prefix and goes when its guard drops, on Ctrl-C, and at the latest at the next start.
-//! The harness checks nothing itself: what must hold is said in `tests/` and in the demo.
+//! What must hold is said in `tests/` and in the demo; here is how to ask for it.
 
 pub mod agent;
 pub mod agents;
@@ -21,3 +21,8 @@ pub mod process;
 pub mod service;
 pub mod stage;
 pub mod usage;
+
+/// Whether the long forms of tests are wanted (`GRPCLB_LONG=1`): more updates, more replicas, more pods.
+pub fn long_form() -> bool {
+    std::env::var_os("GRPCLB_LONG").is_some()
+}

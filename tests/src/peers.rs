@@ -181,6 +181,19 @@ impl Outcome {
     pub fn failed(&self) -> u64 {
         self.errors.values().sum()
     }
+
+    /// # Panics
+    /// A call has failed.
+    #[track_caller]
+    pub fn assert_none_failed(&self) {
+        let (errors, messages) = (&self.errors, &self.messages);
+        assert_eq!(
+            self.failed(),
+            0,
+            "of {} calls: {errors:?} {messages:?}",
+            self.calls
+        );
+    }
 }
 
 /// Runs `scenarios` in one process of `language` in `pod`, against `target`.

@@ -7,8 +7,9 @@ mod load_support;
 use std::net::Ipv4Addr;
 
 use grpclb_tests::cluster::{PATIENCE, TEST_IMAGE};
+use grpclb_tests::long_form;
 use grpclb_tests::process::wait_until;
-use load_support::{CONCURRENCY, NODE, TARGET, assert_none_failed, long, reaches, stage};
+use load_support::{CONCURRENCY, NODE, TARGET, assert_none_failed, reaches, stage};
 
 /// May fail: what runs on the server whose sandbox is killed. It keeps its name and its UID, and gets another address: that one
 /// gets calls, and the old one none any more.
@@ -125,7 +126,7 @@ fn a_slice_that_flaps_fails_no_call() {
     stage.namespace.apply(&slice(true)).unwrap();
     reaches(&stage.namespace, "flaps:50051", 2);
     let load = stage.load_of("flaps:50051");
-    let times = if long() { 50 } else { 10 };
+    let times = if long_form() { 50 } else { 10 };
     for _ in 0..times {
         stage.namespace.apply(&slice(false)).unwrap();
         stage.namespace.apply(&slice(true)).unwrap();

@@ -57,7 +57,7 @@ fn a_restart_of_the_agents_under_load_fails_no_call() {
     }
     let outcome = load.finish().unwrap();
     assert!(outcome.calls > 1000, "it is a load: {outcome:?}");
-    assert_eq!(outcome.failed(), 0, "{:?} {:?}", outcome.errors, outcome.messages);
+    outcome.assert_none_failed();
     assert_eq!(outcome.per_backend.len(), 3);
 }
 
@@ -92,7 +92,7 @@ fn an_upgrade_to_another_abi_and_the_way_back_fail_no_call() {
     assert_eq!(versions(), of_base);
     let outcome = load.finish().unwrap();
     assert!(outcome.calls > 1000, "it is a load: {outcome:?}");
-    assert_eq!(outcome.failed(), 0, "{:?} {:?}", outcome.errors, outcome.messages);
+    outcome.assert_none_failed();
     assert_eq!(outcome.per_backend.len(), 3);
 }
 

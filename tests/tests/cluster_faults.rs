@@ -12,16 +12,17 @@ use grpclb_tests::agents::status_on;
 use grpclb_tests::cluster::{Cluster, PATIENCE};
 use grpclb_tests::install::calls_reach;
 use grpclb_tests::load::ClientPod;
+use grpclb_tests::long_form;
 use grpclb_tests::peers::Outcome;
 use grpclb_tests::process::wait_until;
-use load_support::{CONCURRENCY, NODE, TARGET, assert_none_failed, load_of, long, reaches, stage};
+use load_support::{CONCURRENCY, NODE, TARGET, assert_none_failed, load_of, reaches, stage};
 
 /// May fail: none. The servers have no preStop hook: they are told to end at the moment when their endpoints begin to leave.
 #[test]
 fn rolling_updates_of_the_servers_fail_no_call() {
     let stage = stage("rolling", 3);
     let load = stage.load();
-    let updates = if long() { 20 } else { 3 };
+    let updates = if long_form() { 20 } else { 3 };
     for _ in 0..updates {
         stage
             .namespace
@@ -49,7 +50,7 @@ fn rolling_updates_of_the_servers_fail_no_call() {
 fn servers_that_are_scaled_up_and_down_fail_no_call() {
     let stage = stage("scale", 3);
     let load = stage.load();
-    let most = if long() { 30 } else { 12 };
+    let most = if long_form() { 30 } else { 12 };
     for replicas in [most, 3] {
         let replicas = format!("--replicas={replicas}");
         stage
@@ -134,7 +135,7 @@ fn without_the_api_server_a_killed_server_and_a_killed_agent_come_back() {
     let steered = wait_until(PATIENCE, || {
         let outcome = client.call(&address, 60).unwrap();
         // Whichever way they go: new connections are never refused.
-        assert_eq!(outcome.failed(), 0, "{:?} {:?}", outcome.errors, outcome.messages);
+        outcome.assert_none_failed();
         outcome.per_backend.len() == 3
     });
     assert!(steered, "the new agent steers by what was known last");

@@ -121,7 +121,7 @@ fn a_release_is_upgraded_and_rolled_back_under_load_and_leaves_nothing() {
     calls_reach(&namespace, "client", "echo:50051", 3, SOON).unwrap();
     let outcome = load.finish().unwrap();
     assert!(outcome.calls > 1000, "it is a load: {outcome:?}");
-    assert_eq!(outcome.failed(), 0, "{:?} {:?}", outcome.errors, outcome.messages);
+    outcome.assert_none_failed();
 
     release.upgrade(&["mode=cleanup"]).unwrap();
     calls_reach(&namespace, "client", "echo:50051", 1, Duration::ZERO).unwrap();

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use grpclb_tests::agents::Agents;
 use grpclb_tests::cluster::{Cluster, Namespace, PATIENCE, TEST_IMAGE};
+use grpclb_tests::long_form;
 
 const SERVER: &str = "echo:50051";
 /// A label takes effect within this time. To it comes what `kubectl exec` takes to start a client.
@@ -42,10 +43,6 @@ fn until_spread(namespace: &Namespace, client: &str, backends: usize) -> Duratio
             "{client}: still {found} instead of {backends}"
         );
     }
-}
-
-fn long() -> bool {
-    std::env::var_os("GRPCLB_LONG").is_some()
 }
 
 fn label(namespace: &Namespace, object: &[&str], label: &str) {
@@ -108,7 +105,7 @@ fn a_connection_made_by_the_first_instruction_of_a_container_is_steered() {
     let service = namespace.get(&["service", "echo"]).unwrap();
     let address = service["spec"]["clusterIP"].as_str().unwrap();
     let command = format!("[/peer, load, --target, '{address}:50051', --calls, '6', --connections, '1']");
-    let starts = if long() { LONG_FIRST } else { FIRST };
+    let starts = if long_form() { LONG_FIRST } else { FIRST };
     let names: Vec<String> = (0..starts).map(|number| format!("first-{number}")).collect();
     let manifests: Vec<String> = names.iter().map(|name| pod(name, &command)).collect();
     namespace.apply(&manifests.join("---\n")).unwrap();
@@ -166,7 +163,7 @@ fn jobs_that_come_and_go_leave_nothing_in_the_agents_and_nothing_on_the_nodes() 
     let nodes: Vec<&str> = agents.nodes().collect();
     let command = format!("[/peer, load, --target, '{SERVER}', --calls, '10', --connections, '2']");
     let mut before = None;
-    let (waves, jobs) = if long() { LONG_WAVES } else { WAVES };
+    let (waves, jobs) = if long_form() { LONG_WAVES } else { WAVES };
     for wave in 0..waves {
         let manifests: Vec<String> = (0..jobs)
             .map(|number| pod(&format!("job-{wave}-{number}"), &command))

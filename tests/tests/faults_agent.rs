@@ -160,14 +160,7 @@ fn upgrade_under_load(client: Language) -> Outcome {
 #[test]
 fn an_upgrade_loses_no_call_of_a_grpc_go_client() {
     let outcome = upgrade_under_load(Language::Go);
-    assert_eq!(
-        outcome.failed(),
-        0,
-        "of {} calls: {:?} {:?}",
-        outcome.calls,
-        outcome.errors,
-        outcome.messages
-    );
+    outcome.assert_none_failed();
 }
 
 /// May fail: what tonic itself cancels, before it sends anything, whenever a connection ends with GOAWAY (so it does
@@ -244,13 +237,6 @@ fn an_agent_that_is_told_to_end_drains_and_exits_0() {
     assert!(status.success(), "{status}");
     load.wait_for_more(500).unwrap();
     let outcome = load.finish().unwrap();
-    assert_eq!(
-        outcome.failed(),
-        0,
-        "of {} calls: {:?} {:?}",
-        outcome.calls,
-        outcome.errors,
-        outcome.messages
-    );
+    outcome.assert_none_failed();
     assert_eq!(run_twice(&stage.servers), Vec::<String>::new());
 }

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use grpclb_tests::agent::{Agent, Configuration, Endpoint};
-use grpclb_tests::peers::{Language, LoadPlan, Outcome, Server, run_twice};
+use grpclb_tests::peers::{Language, LoadPlan, Server, run_twice};
 use grpclb_tests::process::wait_until;
 use grpclb_tests::service::ECHO;
 use grpclb_tests::stage::Stage;
@@ -24,17 +24,6 @@ fn steady() -> LoadPlan {
         concurrency: CONCURRENCY,
         ..LoadPlan::default()
     }
-}
-
-fn assert_none_failed(outcome: &Outcome) {
-    assert_eq!(
-        outcome.failed(),
-        0,
-        "of {} calls: {:?} {:?}",
-        outcome.calls,
-        outcome.errors,
-        outcome.messages
-    );
 }
 
 fn assert_none_ran_twice(stage: &Stage) {
@@ -122,7 +111,7 @@ fn a_frozen_backend_holds_up_only_its_own_calls() {
         .unwrap()
         .finish()
         .unwrap();
-    assert_none_failed(&after);
+    after.assert_none_failed();
     assert!(
         after.per_backend.contains_key("backend-0"),
         "the thawed backend gets calls: {:?}",
@@ -160,7 +149,7 @@ fn backends_that_restart_with_goaway_lose_no_call() {
         );
     }
     load.wait_for_more(500).unwrap();
-    assert_none_failed(&load.finish().unwrap());
+    load.finish().unwrap().assert_none_failed();
     assert_none_ran_twice(&stage);
 }
 
@@ -182,7 +171,7 @@ fn a_max_connection_age_of_a_second_is_not_seen_by_the_client() {
         ..steady()
     };
     let outcome = stage.load(Language::Rust, &plan).unwrap().finish().unwrap();
-    assert_none_failed(&outcome);
+    outcome.assert_none_failed();
     assert_none_ran_twice(&stage);
 }
 
@@ -196,7 +185,7 @@ fn a_backend_that_refuses_connections_costs_no_call() {
         ..steady()
     };
     let outcome = stage.load(Language::Rust, &plan).unwrap().finish().unwrap();
-    assert_none_failed(&outcome);
+    outcome.assert_none_failed();
     assert_eq!(outcome.per_backend.len(), 2, "{:?}", outcome.per_backend);
 }
 
@@ -247,7 +236,7 @@ fn endpoints_come_and_go_under_load_without_a_lost_call() {
         load.wait_for_more(500).unwrap();
     }
     let outcome = load.finish().unwrap();
-    assert_none_failed(&outcome);
+    outcome.assert_none_failed();
     assert_eq!(
         outcome.per_backend.len(),
         5,
@@ -291,7 +280,7 @@ fn a_rolling_replacement_of_all_backends_loses_none_of_50_000_calls() {
         agent.reconfigure(&configuration).unwrap();
     }
     let outcome = load.finish().unwrap();
-    assert_none_failed(&outcome);
+    outcome.assert_none_failed();
     assert_eq!(outcome.calls, 50_000);
     assert_eq!(
         outcome.per_backend.len(),

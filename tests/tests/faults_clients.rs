@@ -28,13 +28,6 @@ fn a_storm_of_cancels_fails_no_call_of_another_client_of_the_pod() {
     assert!(storm.ok && storm.calls > 1000, "the storm is one: {storm:?}");
     load.wait_for_more(300).unwrap();
     let outcome = load.finish().unwrap();
-    assert_eq!(
-        outcome.failed(),
-        0,
-        "of {} calls: {:?} {:?}",
-        outcome.calls,
-        outcome.errors,
-        outcome.messages
-    );
+    outcome.assert_none_failed();
     assert_eq!(run_twice(&stage.servers), Vec::<String>::new());
 }

@@ -113,18 +113,8 @@ pub fn load_of(client: &ClientPod, address: &str) -> NodeLoad {
     load
 }
 
-pub fn long() -> bool {
-    std::env::var_os("GRPCLB_LONG").is_some()
-}
-
+#[track_caller]
 pub fn assert_none_failed(outcome: &Outcome) {
     assert!(outcome.calls > 1000, "it is a load: {outcome:?}");
-    assert_eq!(
-        outcome.failed(),
-        0,
-        "of {} calls: {:?} {:?}",
-        outcome.calls,
-        outcome.errors,
-        outcome.messages
-    );
+    outcome.assert_none_failed();
 }
