@@ -122,7 +122,7 @@ fn arguments(pod: &Value) -> Vec<&str> {
 #[test]
 fn what_the_agent_is_told_follows_the_values() {
     let spec = agent(&[
-        "metrics.address=[::]",
+        "metrics.address=0.0.0.0",
         "metrics.port=9100",
         "log.filter=debug",
         "log.format=json",
@@ -140,7 +140,7 @@ fn what_the_agent_is_told_follows_the_values() {
             "agent",
             "--kubernetes",
             "--drain-timeout=300",
-            "--metrics=[::]:9100",
+            "--metrics=0.0.0.0:9100",
             "--log=debug",
             "--log-format=json",
             "--workers=2"

@@ -20,7 +20,7 @@ mod answer;
 mod server;
 
 use std::future::Future;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -32,8 +32,9 @@ pub use server::Admin;
 
 /// Where the admin answers, unless told otherwise. docs/configuration.md has the table of all ports.
 pub const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 28_101);
-/// Where metrics are scraped, unless told otherwise.
-pub const DEFAULT_METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 28_102);
+/// Where metrics are scraped, unless told otherwise: all addresses of both families, for an agent's pod has those of its
+/// cluster. Where the kernel has no IPv6, it means those of IPv4.
+pub const DEFAULT_METRICS: SocketAddr = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 28_102);
 
 /// Where the answers come from.
 pub trait StatusSource: Send + Sync + 'static {

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -10,6 +10,8 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use nix::errno::Errno;
+use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::sync::{Semaphore, watch};
@@ -132,21 +134,33 @@ async fn run(
 }
 
 /// Opens a port, for this agent alone: while a predecessor has it, `app` tries again. `SO_REUSEADDR` ignores connections of
-/// the predecessor that are in `TIME_WAIT`.
+/// the predecessor that are in `TIME_WAIT`. `[::]` is both families, or IPv4 where the kernel knows no other.
 fn listen(
     address: SocketAddr,
     purpose: &'static str,
     option: &'static str,
 ) -> Result<std::net::TcpListener, Error> {
-    let open = || -> io::Result<std::net::TcpListener> {
-        let domain = socket2::Domain::for_address(address);
-        let socket = socket2::Socket::new(domain, socket2::Type::STREAM.nonblocking().cloexec(), None)?;
+    let open = |address: SocketAddr| -> io::Result<std::net::TcpListener> {
+        let domain = Domain::for_address(address);
+        let socket = Socket::new(domain, Type::STREAM.nonblocking().cloexec(), None)?;
+        if domain == Domain::IPV6 {
+            socket.set_only_v6(!address.ip().is_unspecified())?;
+        }
         socket.set_reuse_address(true)?;
         socket.bind(&address.into())?;
         socket.listen(128)?;
         Ok(socket.into())
     };
-    open().map_err(|cause| Error::Listen {
+    let everywhere = Ipv6Addr::UNSPECIFIED;
+    let opened = match open(address) {
+        Err(error)
+            if error.raw_os_error() == Some(Errno::EAFNOSUPPORT as i32) && address.ip() == everywhere =>
+        {
+            open((Ipv4Addr::UNSPECIFIED, address.port()).into())
+        }
+        opened => opened,
+    };
+    opened.map_err(|cause| Error::Listen {
         address,
         purpose,
         option,

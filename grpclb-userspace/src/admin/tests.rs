@@ -66,7 +66,8 @@ fn ready() -> Status {
 }
 
 fn dial(address: SocketAddr) -> socket2::Socket {
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let socket =
+        socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None).unwrap();
     socket.connect(&address.into()).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     socket
@@ -155,6 +156,20 @@ fn the_metrics_port_has_the_metrics_and_nothing_else() {
     }
     for path in ["/status", "/"] {
         assert_eq!(ask(metrics, "GET", path).0, "HTTP/1.1 404 Not Found", "{path}");
+    }
+}
+
+#[test]
+fn the_default_of_the_metrics_port_is_for_both_families() {
+    let config = Config {
+        admin: ANY,
+        metrics: Some(SocketAddr::new(DEFAULT_METRICS.ip(), 0)),
+    };
+    let admin = start(&config, Arc::new(Fixed(Some(ready())))).unwrap();
+    let port = admin.metrics_address().unwrap().port();
+    for ip in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
+        let (status, _, _) = ask(SocketAddr::new(ip, port), "GET", "/readyz");
+        assert_eq!(status, "HTTP/1.1 200 OK", "{ip}");
     }
 }
 
