@@ -244,10 +244,12 @@ impl Leftovers {
                 }
             }
         }
-        tracing::info!(
-            pod = %pod.name, request = %wish.request, found, reset,
-            "adopted: connections that bypassed grpclb were reset as asked"
-        );
+        if found > 0 {
+            tracing::info!(
+                pod = %pod.name, request = %wish.request, found, reset,
+                "adopted: connections that bypassed grpclb were reset as asked"
+            );
+        }
         Ok(reset)
     }
 

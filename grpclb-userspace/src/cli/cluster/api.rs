@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 
 use super::objects::List;
 use super::{Error, Options, config};
+use crate::control::kubernetes::causes::with_causes;
 
 /// Until an answer is there, whole.
 const ANSWER: Duration = Duration::from_secs(20);
@@ -305,20 +306,6 @@ fn hint(message: &str) -> String {
 #[allow(clippy::needless_pass_by_value)] // as map_err gives it
 fn malformed(error: http::Error) -> Error {
     Error::Malformed(error.to_string())
-}
-
-/// An error with what caused it: the outermost words alone say nothing.
-pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use http_body_util::BodyExt as _;
 use kube::client::Body;
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 
+use super::causes::with_causes;
 use super::{Error, Options, wire};
 
 /// Until the head of a response is there. The API server ends a request itself after a minute.
@@ -222,18 +223,4 @@ fn config(options: &Options) -> Result<Config, Error> {
 fn retry_after(headers: &http::HeaderMap) -> Option<Duration> {
     let seconds = headers.get(header::RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
     Some(Duration::from_secs(seconds))
-}
-
-/// An error with what caused it: hyper's own words alone say nothing.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    text
 }

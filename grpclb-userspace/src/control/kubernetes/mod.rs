@@ -1,6 +1,6 @@
 //! Services and pods from the Kubernetes API, for one node. docs/kubernetes.md says what is taken from where and why.
 //!
-//! - [`api`]: a request; [`wire`]: the answers, in protobuf;
+//! - [`api`]: a request; [`wire`]: the answers, in protobuf; [`causes`]: what went wrong, for people;
 //! - [`reflector`]: follows one kind of object, whatever breaks;
 //! - [`state`] with [`table`] and [`names`]: what was told, and what follows from it;
 //! - [`services`], [`endpoints`], [`routes`], [`pods`], [`annotations`]: the rules, pure;
@@ -9,6 +9,7 @@
 
 pub mod annotations;
 mod api;
+pub mod causes;
 pub mod clock;
 mod complaints;
 mod endpoints;

@@ -311,7 +311,8 @@ impl Source {
         match snapshot.place().read() {
             Ok((desired, written)) => {
                 let age = SystemTime::now().duration_since(written).unwrap_or_default();
-                tracing::warn!(%path, ?age, "the Kubernetes API has not answered yet: steering by what was known last");
+                let age_seconds = age.as_secs();
+                tracing::warn!(%path, age_seconds, "the Kubernetes API has not answered yet: steering by what was known last");
                 let origin = format!(
                     "snapshot of {} UTC ({path}): the Kubernetes API at {} does not answer",
                     clock::time_of_day(written),
