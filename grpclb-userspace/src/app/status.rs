@@ -281,6 +281,7 @@ impl Collector {
             age_seconds: health.read_at.elapsed().as_secs(),
             generation: health.generation,
             error: health.error.clone(),
+            switched_off: health.switched_off.clone(),
             bad_values: health.bad_values,
             in_force: self.delays.told(),
         }

@@ -53,6 +53,8 @@ pub(super) struct Node {
     pub(super) ready: bool,
     /// Why it is not ready, or gave no answer.
     pub(super) problems: Vec<String>,
+    /// Why nothing of it is steered, where that is wanted.
+    pub(super) switched_off: Option<String>,
     pub(super) restarts: u32,
     pub(super) sums: Sums,
     pub(super) pods: u64,
@@ -195,6 +197,7 @@ fn node(name: &str, before: Option<&Round>, now: &Round) -> Node {
     if let Some(error) = &status.source.error {
         node.problems.push(error.clone());
     }
+    node.switched_off.clone_from(&status.source.switched_off);
     node.pods = status.pods.len() as u64;
     node.steered = steered(status.pods.iter());
     node.bypassing = status.pods.iter().map(|pod| pod.bypassing).sum();

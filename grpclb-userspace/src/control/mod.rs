@@ -50,6 +50,8 @@ pub struct Health {
     pub generation: u64,
     /// Why the newest state was not taken up; the last good one stays in use. Cleared by the next good one.
     pub error: Option<String>,
+    /// Why nothing of this node is steered, where that is wanted: its label.
+    pub switched_off: Option<String>,
     /// Values that were not understood, and left the default in force, since the start; a broken file is an `error` instead.
     pub bad_values: u64,
 }

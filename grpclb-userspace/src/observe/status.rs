@@ -73,6 +73,9 @@ pub struct Source {
     pub generation: u64,
     /// Why the newest state was not taken up. The last good one is in use meanwhile.
     pub error: Option<String>,
+    /// Why nothing of this node is steered, where that is wanted: its label.
+    #[serde(default)]
+    pub switched_off: Option<String>,
     /// Labels and annotations that were not understood since the start; the defaults are in force.
     #[serde(default)]
     pub bad_values: u64,

@@ -50,6 +50,10 @@ impl Draw {
                 fact(text, "", part);
             }
         }
+        if let Some(why) = &source.switched_off {
+            let off = format!("off, since {why}: new connections go the plain way");
+            fact(text, "steering", &self.paint(&off, Color::Yellow));
+        }
         match &status.kernel.cgroup {
             Some(cgroup) => fact(text, "kernel", &format!("attached to {cgroup}")),
             None => fact(

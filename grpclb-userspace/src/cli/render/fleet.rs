@@ -81,6 +81,9 @@ impl Draw {
             for problem in &node.problems {
                 line(text, &format!("  {}: {problem}", node.name));
             }
+            if let Some(why) = &node.switched_off {
+                line(text, &format!("  {}: steering is off, since {why}", node.name));
+            }
             if node.restarts > 0 {
                 line(
                     text,

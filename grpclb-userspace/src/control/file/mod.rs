@@ -88,6 +88,7 @@ pub(super) fn watch(path: &Path) -> Result<Watch, super::Error> {
         read_at: Instant::now(),
         generation: 1,
         error: None,
+        switched_off: None,
         bad_values: 0,
     };
     let (desired_sender, desired) = watch::channel(first);

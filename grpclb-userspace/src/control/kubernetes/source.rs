@@ -85,6 +85,7 @@ pub(super) fn start(options: &Options, api: Api) -> Watch {
         read_at: Instant::now(),
         generation: 0,
         error: None,
+        switched_off: None,
         bad_values: 0,
     };
     let (desired_sender, desired) = watch::channel(Arc::default());
@@ -258,6 +259,12 @@ impl Source {
     /// Decides what the news mean, and passes it on.
     fn settle(&mut self, heard_at: Instant) {
         let changed = self.state.settle();
+        let switched_off = self.state.node_switched_off();
+        self.health.send_if_modified(|health| {
+            let changed = health.switched_off != switched_off;
+            health.switched_off = switched_off;
+            changed
+        });
         if !self.state.knows_pods() {
             return;
         }

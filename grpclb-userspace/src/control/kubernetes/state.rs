@@ -363,6 +363,12 @@ impl State {
         changed
     }
 
+    /// Why nothing of this node is steered, if its label asks for that.
+    pub(super) fn node_switched_off(&self) -> Option<String> {
+        (self.node_enabled == Some(false))
+            .then(|| format!("this node's label {} is false", annotations::ENABLED))
+    }
+
     fn decide_pods(&mut self) -> bool {
         let plain = Namespace::default();
         let (mut pods, mut left_alone) = (BTreeMap::new(), BTreeMap::new());

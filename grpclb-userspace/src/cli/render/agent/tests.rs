@@ -35,6 +35,7 @@ fn example() -> Status {
             age_seconds: 61,
             generation: 2,
             error: None,
+            switched_off: None,
             bad_values: 0,
             in_force: Histogram::default(),
         },
@@ -125,6 +126,15 @@ fn colours_change_nothing_but_the_colours() {
     plain.push_str(rest);
     let trimmed: Vec<&str> = plain.lines().map(str::trim_end).collect();
     assert_eq!(trimmed.join("\n"), status(&example(), false).trim_end());
+}
+
+#[test]
+fn a_node_that_is_switched_off_is_ready_and_says_so() {
+    let mut example = example();
+    example.source.switched_off = Some("this node's label is false".to_owned());
+    let expected = "steering off, since this node's label is false: new connections go the plain way\n";
+    let text = status(&example, false);
+    assert!(text.contains(expected) && text.contains("ready    yes"), "{text}");
 }
 
 #[test]

@@ -14,6 +14,7 @@ fn nodes_namespaces_and_services_are_lines_and_what_is_wrong_stands_below() {
         let mut other = status("node2", "pay/b", 7, "y");
         other.pods[0].state = PodState::Unsteered;
         other.pods[0].reason = Some("a firewall in the pod".to_owned());
+        other.source.switched_off = Some("this node's label is false".to_owned());
         vec![
             ("node1", Ok(status("node1", "shop/a", calls, "x"))),
             ("node2", Ok(other)),
@@ -32,6 +33,7 @@ fn nodes_namespaces_and_services_are_lines_and_what_is_wrong_stands_below() {
         "  node1  grpclb-node1  0.1.0    yes       1        1          1            2      120    220       3",
         "  node2  grpclb-node2  0.1.0    yes       1        0          1            2        0      7       3",
         "  node3  -             -        no        0        0          0            0        -      0       0",
+        "  node2: steering is off, since this node's label is false",
         "  node3: no agent",
         "",
         "Namespaces with enabled pods",

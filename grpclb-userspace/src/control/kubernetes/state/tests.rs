@@ -274,8 +274,14 @@ fn labels_of_namespace_pod_and_node_are_followed() {
         News::Node(Told::Is(partial("here", &[(ENABLED, "false")])))
     ));
     assert_eq!(pods(&state), [""; 0]);
+    let off = state.node_switched_off();
+    assert_eq!(
+        off.as_deref(),
+        Some("this node's label grpclb.io/enabled is false")
+    );
     assert!(tell(&mut state, News::Node(Told::Is(partial("here", &[])))));
     assert_eq!(pods(&state), ["shop/client"]);
+    assert_eq!(state.node_switched_off(), None);
 
     assert!(tell(&mut state, News::Pod(Told::Gone(pod("client", &[])))));
     assert!(state.desired().pods.is_empty() && state.desired().left_alone.pods.is_empty());
