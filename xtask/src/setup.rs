@@ -50,6 +50,16 @@ pub(crate) enum Need {
     DeployTools,
 }
 
+/// What a cluster needs in which both images run.
+pub(crate) const A_CLUSTER_WITH_IMAGES: &[Need] = &[
+    Need::Root,
+    Need::Namespaces,
+    Need::KernelToolchain,
+    Need::Go,
+    Need::Busybox,
+    Need::Cluster,
+];
+
 const EVERYTHING: &[Need] = &[
     Need::Namespaces,
     Need::Bpftool,

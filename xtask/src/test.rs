@@ -90,14 +90,7 @@ impl Tier {
                 Need::Cluster,
                 Need::DeployTools,
             ],
-            Tier::Oldest => &[
-                Need::Root,
-                Need::Namespaces,
-                Need::KernelToolchain,
-                Need::Go,
-                Need::Busybox,
-                Need::Cluster,
-            ],
+            Tier::Oldest => setup::A_CLUSTER_WITH_IMAGES,
         }
     }
 

@@ -7,8 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context as _, Result, bail};
 use signal_hook::consts::SIGINT;
 
-use crate::setup::{self, Need};
-use crate::{progress, workspace};
+use crate::{progress, setup, workspace};
 
 /// Makes a cluster `name` of `nodes` nodes, builds the program, and runs it with `GRPCLB_CLUSTER` set. The
 /// cluster is taken away in any case.
@@ -21,17 +20,7 @@ pub(crate) fn run(
     no_install: bool,
     build: impl FnOnce() -> Result<Command>,
 ) -> Result<ExitStatus> {
-    setup::ensure(
-        &[
-            Need::Root,
-            Need::Namespaces,
-            Need::KernelToolchain,
-            Need::Go,
-            Need::Busybox,
-            Need::Cluster,
-        ],
-        no_install,
-    )?;
+    setup::ensure(setup::A_CLUSTER_WITH_IMAGES, no_install)?;
     let xtask = |label: &str, words: &[&str]| {
         let mut command = Command::new(std::env::current_exe()?);
         progress::run(label, command.args(words))
