@@ -46,7 +46,10 @@ pub type ServiceId = Arc<str>;
 pub type PodId = Arc<str>;
 
 /// One port of a Service: the addresses that clients dial, and what answers.
-#[derive(Clone, Debug, PartialEq)]
+///
+/// `Eq`, so that an `Arc` of it is compared by its address first: whoever walks the difference of two maps meets neighbours
+/// of what has changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServicePort {
     pub id: ServiceId,
     /// The Service addresses, IPv4 and IPv6.

@@ -83,7 +83,7 @@ fn every_one_of_many_ipv6_connections_finds_its_own_service() {
     let slot = |n: u16| grpclb_abi::Slot::new(0x20_00_00 + u32::from(n)).unwrap();
     for n in 1..=50 {
         let entry = kernel::Service {
-            name: format!("many/{n}"),
+            name: format!("many/{n}").into(),
             slot: slot(n),
             endpoints: 1,
             http2: false,

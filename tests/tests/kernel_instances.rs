@@ -329,7 +329,7 @@ fn the_endpoints_that_people_see_are_the_ones_that_there_are() {
     let machine = Machine::new();
     let mut kernel = machine.attached("one");
     let endpoint = |n: u8, draining| kernel::Backend {
-        id: format!("pod-{n}"),
+        id: format!("pod-{n}").into(),
         address: ([10, 244, 2, n], 8080).into(),
         weight: 1,
         draining,

@@ -28,10 +28,10 @@ pub(super) enum Change {
     },
     /// The kernel: this address is nobody's.
     Unsteer { address: Address },
-    /// The kernel's table for people.
+    /// The kernel's table for people: the endpoints of this Service, or none.
     List {
         slot: Slot,
-        endpoints: Vec<kernel::Backend>,
+        service: Option<Arc<ServicePort>>,
     },
     /// The data plane: this is what the slot stands for.
     Serve { slot: Slot, service: Arc<ServicePort> },
@@ -51,8 +51,8 @@ pub(super) struct Services {
     /// The same for those who only read. It changes as Services come and go, and not with their endpoints: copies of a
     /// persistent map are cheap, but a change beside a copy is not.
     slots_of: OrdMap<ServiceId, Slot>,
-    /// Who wants each address. Of several Services the first by name has it.
-    claims: BTreeMap<Address, BTreeSet<ServiceId>>,
+    /// Who wants each address, by name. Of several Services the first has it.
+    claims: BTreeMap<Address, Vec<ServiceId>>,
     /// The kernel's table, as it was told.
     steered: BTreeMap<Address, kernel::Service>,
     /// The kernel did not take these.
@@ -230,7 +230,7 @@ impl Services {
                     self.unclaim(address, id, touched);
                 }
                 for address in addresses(service) {
-                    self.claims.entry(address).or_default().insert(id.clone());
+                    self.claim(address, id);
                     touched.insert(address);
                 }
             }
@@ -241,7 +241,7 @@ impl Services {
         let service = Arc::clone(service);
         ordered.list.push(Change::List {
             slot,
-            endpoints: backends(&service),
+            service: Some(Arc::clone(&service)),
         });
         ordered.serve.push(Change::Serve {
             slot,
@@ -260,16 +260,21 @@ impl Services {
         for address in addresses(&service) {
             self.unclaim(address, id, touched);
         }
-        ordered.retire.push(Change::List {
-            slot,
-            endpoints: Vec::new(),
-        });
+        ordered.retire.push(Change::List { slot, service: None });
         ordered.retire.push(Change::Retire { slot });
+    }
+
+    fn claim(&mut self, address: Address, id: &ServiceId) {
+        let claims = self.claims.entry(address).or_default();
+        if let Err(at) = claims.binary_search(id) {
+            claims.reserve_exact(1); // hardly ever is there another
+            claims.insert(at, Arc::clone(id));
+        }
     }
 
     fn unclaim(&mut self, address: Address, id: &ServiceId, touched: &mut BTreeSet<Address>) {
         if let Some(claims) = self.claims.get_mut(&address) {
-            claims.remove(id);
+            claims.retain(|claim| claim != id);
             if claims.is_empty() {
                 self.claims.remove(&address);
             }
@@ -279,7 +284,7 @@ impl Services {
 
     /// Brings the kernel's entry for one address up to date.
     fn steer(&mut self, address: Address, ordered: &mut Ordered) {
-        let owner = self.claims.get(&address).and_then(BTreeSet::first);
+        let owner = self.claims.get(&address).and_then(|claims| claims.first());
         let owner = owner.filter(|id| self.opaque.until(id).is_none());
         let Some((id, served)) = owner.and_then(|id| Some((id, self.served.get(id)?))) else {
             if self.steered.remove(&address).is_some() {
@@ -288,7 +293,7 @@ impl Services {
             return;
         };
         let service = kernel::Service {
-            name: id.to_string(),
+            name: Arc::clone(id),
             slot: served.slot,
             endpoints: usable(&served.service),
             http2: served.service.protocol == Protocol::Http2,
@@ -361,16 +366,6 @@ pub(super) fn usable(service: &ServicePort) -> u32 {
         ready
     };
     u32::try_from(usable).unwrap_or(u32::MAX)
-}
-
-fn backends(service: &ServicePort) -> Vec<kernel::Backend> {
-    let backend = |endpoint: &crate::model::Endpoint| kernel::Backend {
-        id: endpoint.id.to_string(),
-        address: endpoint.address,
-        weight: endpoint.weight,
-        draining: endpoint.state == EndpointState::Draining,
-    };
-    service.endpoints.iter().map(backend).collect()
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use anyhow::Context;
 use super::services::Change;
 use crate::data::{self, DataPlane};
 use crate::kernel::{self, Kernel};
+use crate::model::{Endpoint, EndpointState};
 use crate::pods::{Accept, Ended, Leave, Steer, Steering};
 
 /// The kernel room, shared by those who tell it things and the admin who asks. Never held across an `.await`.
@@ -85,14 +86,25 @@ pub(super) fn tell(change: &Change, kernel: &SharedKernel, data: &DataPlane) -> 
             .lock()
             .remove_service(address.0, address.1)
             .with_context(|| format!("taking {}:{} out of the kernel's table", address.0, address.1))?,
-        Change::List { slot, endpoints } => {
+        Change::List { slot, service } => {
+            let endpoints = service.iter().flat_map(|service| &service.endpoints);
+            let backends: Vec<_> = endpoints.map(backend).collect();
             kernel
                 .lock()
-                .put_endpoints(*slot, endpoints)
+                .put_endpoints(*slot, &backends)
                 .context("the kernel's table of endpoints")?;
         }
         Change::Serve { slot, service } => data.set_service(slot.get(), service),
         Change::Retire { slot } => data.remove_service(slot.get()),
     }
     Ok(())
+}
+
+fn backend(endpoint: &Endpoint) -> kernel::Backend {
+    kernel::Backend {
+        id: Arc::clone(&endpoint.id),
+        address: endpoint.address,
+        weight: endpoint.weight,
+        draining: endpoint.state == EndpointState::Draining,
+    }
 }

@@ -1,6 +1,7 @@
 //! What goes into the maps, in the agent's own types, and its form there.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
 use grpclb_abi::{self as abi, Slot, pod_flags, text};
 
@@ -26,7 +27,7 @@ pub struct Pod {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
     /// Namespace, name and port, for people.
-    pub name: String,
+    pub name: Arc<str>,
     pub slot: Slot,
     /// Usable endpoints (draining ones count while none is ready); with none, connects are left alone.
     pub endpoints: u32,
@@ -37,7 +38,7 @@ pub struct Service {
 /// One endpoint, for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Backend {
-    pub id: String,
+    pub id: Arc<str>,
     pub address: SocketAddr,
     pub weight: u32,
     pub draining: bool,

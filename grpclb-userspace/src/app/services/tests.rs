@@ -43,8 +43,9 @@ fn told(services: &mut Services, all: &[&Arc<ServicePort>]) -> Vec<String> {
             )
         }
         Change::Unsteer { address } => format!("unsteer {}", address.0),
-        Change::List { slot, endpoints } => {
-            format!("list {} {}", slot.get() - Slot::FIRST.get(), endpoints.len())
+        Change::List { slot, service } => {
+            let endpoints = service.as_ref().map_or(0, |service| service.endpoints.len());
+            format!("list {} {endpoints}", slot.get() - Slot::FIRST.get())
         }
         Change::Serve { slot, service } => {
             format!("serve {} {}", slot.get() - Slot::FIRST.get(), service.id)
@@ -271,7 +272,7 @@ fn updates_by_difference_end_where_a_fresh_start_would() {
             }
             let mut expected = BTreeMap::new();
             for service in all.values().filter(|service| service.protocol != Protocol::Plain) {
-                let told = (service.id.to_string(), usable(service));
+                let told = (Arc::clone(&service.id), usable(service));
                 expected
                     .entry((service.addresses[0], service.port))
                     .or_insert(told);

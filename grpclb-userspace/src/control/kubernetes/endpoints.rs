@@ -48,18 +48,18 @@ pub(super) struct Endpoint {
     pub(super) address: IpAddr,
     /// The pod's UID; the address where no pod is named.
     pub(super) id: Arc<str>,
-    pub(super) node: Option<Arc<str>>,
-    pub(super) hints: Option<Arc<Hints>>,
+    pub(super) location: Arc<Location>,
     pub(super) ready: bool,
     pub(super) serving: bool,
     pub(super) terminating: bool,
 }
 
-/// For which nodes and zones an endpoint is meant.
+/// Where an endpoint is, and for which nodes and zones it is meant (its hints): the same for many endpoints.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub(super) struct Hints {
-    pub(super) nodes: Box<[Arc<str>]>,
-    pub(super) zones: Box<[Arc<str>]>,
+pub(super) struct Location {
+    pub(super) node: Option<Arc<str>>,
+    pub(super) for_nodes: Box<[Arc<str>]>,
+    pub(super) for_zones: Box<[Arc<str>]>,
 }
 
 impl Slice {
@@ -82,7 +82,8 @@ impl Slice {
     }
 
     pub(super) fn has_hints(&self) -> bool {
-        self.endpoints.iter().any(|endpoint| endpoint.hints.is_some())
+        let hinted = |location: &Location| !location.for_nodes.is_empty() || !location.for_zones.is_empty();
+        self.endpoints.iter().any(|endpoint| hinted(&endpoint.location))
     }
 }
 
@@ -98,22 +99,21 @@ fn slice_port(wire: &wire::EndpointPort, names: &mut Names) -> Option<SlicePort>
 
 fn endpoint(wire: &wire::Endpoint, family: Family, names: &mut Names) -> Option<Endpoint> {
     // Only the first counts (k8s.io/api/discovery/v1: consumers must handle all addresses alike, and kube-proxy uses the first).
-    let address: IpAddr = wire.addresses.first()?.parse().ok()?;
+    let address: IpAddr = wire::text(wire.addresses.first()?)?.parse().ok()?;
     let dialled = !address.is_loopback() && !address.is_unspecified() && !address.is_multicast();
     if Family::of(address) != family || !dialled {
         return None;
     }
-    let pod = wire
-        .target
-        .as_ref()
-        .filter(|target| target.kind == "Pod" && !target.uid.is_empty());
-    let id = pod.map_or_else(|| address.to_string().into(), |pod| pod.uid.as_str().into());
+    let pod = wire.target.as_ref().filter(|target| target.kind == "Pod");
+    let uid = pod
+        .and_then(|pod| wire::text(&pod.uid))
+        .filter(|uid| !uid.is_empty());
+    let id = uid.map_or_else(|| address.to_string().into(), Arc::from);
     let conditions = wire.conditions.clone().unwrap_or_default();
     Some(Endpoint {
         address,
         id,
-        node: wire.node_name.as_deref().map(|node| names.get(node)),
-        hints: wire.hints.as_ref().and_then(|hints| names.hints(hints)),
+        location: names.location(wire),
         ready: conditions.ready.unwrap_or(true),
         serving: conditions.serving.unwrap_or(true),
         terminating: conditions.terminating.unwrap_or(false),
@@ -206,7 +206,7 @@ pub(super) fn judge<'s>(
     place: Place<'_>,
 ) -> Vec<(SocketAddr, &'s Endpoint, Verdict)> {
     let candidates = candidates(slices, wanted);
-    let local = |endpoint: &Endpoint| endpoint.node.as_deref() == Some(place.node);
+    let local = |endpoint: &Endpoint| endpoint.location.node.as_deref() == Some(place.node);
     let in_reach = |endpoint: &Endpoint| !wanted.local_only || local(endpoint);
     let any_ready = candidates
         .iter()
@@ -270,9 +270,8 @@ fn topology<'e>(endpoints: impl Iterator<Item = &'e Endpoint>, place: Place<'_>)
     let (mut all_for_nodes, mut one_for_node) = (true, false);
     let (mut all_for_zones, mut one_for_zone) = (true, false);
     for endpoint in endpoints.filter(|endpoint| endpoint.ready) {
-        let hints = endpoint.hints.as_deref();
-        all_for_nodes &= hints.is_some_and(|hints| !hints.nodes.is_empty());
-        all_for_zones &= hints.is_some_and(|hints| !hints.zones.is_empty());
+        all_for_nodes &= !endpoint.location.for_nodes.is_empty();
+        all_for_zones &= !endpoint.location.for_zones.is_empty();
         one_for_node |= endpoint.is_for_node(place);
         one_for_zone |= endpoint.is_for_zone(place);
     }
@@ -297,17 +296,15 @@ impl Topology {
 
 impl Endpoint {
     fn is_for_node(&self, place: Place<'_>) -> bool {
-        self.hints
-            .as_ref()
-            .is_some_and(|hints| hints.nodes.iter().any(|node| **node == *place.node))
+        let mut nodes = self.location.for_nodes.iter();
+        nodes.any(|node| **node == *place.node)
     }
 
     fn is_for_zone(&self, place: Place<'_>) -> bool {
         // kube-proxy takes a node without the label for one in the zone "".
         let zone = place.zone.unwrap_or_default();
-        self.hints
-            .as_ref()
-            .is_some_and(|hints| hints.zones.iter().any(|hinted| **hinted == *zone))
+        let mut zones = self.location.for_zones.iter();
+        zones.any(|hinted| **hinted == *zone)
     }
 }
 

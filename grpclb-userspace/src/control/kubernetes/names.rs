@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::endpoints::Hints;
+use super::endpoints::Location;
 use super::wire;
 
 /// How many more names than were in use at the last look may come before the next look.
@@ -13,7 +13,7 @@ const SLACK: usize = 1024;
 #[derive(Debug, Default)]
 pub(super) struct Names {
     strings: HashSet<Arc<str>>,
-    hints: HashSet<Arc<Hints>>,
+    locations: HashSet<Arc<Location>>,
     /// How many there were after the last look for those that nobody uses any more.
     kept: usize,
 }
@@ -29,30 +29,33 @@ impl Names {
         name
     }
 
-    /// `None` for hints that name nothing.
-    pub(super) fn hints(&mut self, wire: &wire::EndpointHints) -> Option<Arc<Hints>> {
+    /// Where an endpoint is, and whom its hints mean.
+    pub(super) fn location(&mut self, wire: &wire::Endpoint) -> Arc<Location> {
         let mut list = |named: &[wire::Named]| named.iter().map(|named| self.get(&named.name)).collect();
-        let hints = Hints {
-            nodes: list(&wire.nodes),
-            zones: list(&wire.zones),
+        let hints = wire.hints.as_ref();
+        let location = Location {
+            for_nodes: hints.map(|hints| list(&hints.nodes)).unwrap_or_default(),
+            for_zones: hints.map(|hints| list(&hints.zones)).unwrap_or_default(),
+            node: wire
+                .node_name
+                .as_ref()
+                .and_then(wire::text)
+                .map(|node| self.get(node)),
         };
-        if hints == Hints::default() {
-            return None;
+        if let Some(known) = self.locations.get(&location) {
+            return Arc::clone(known);
         }
-        if let Some(known) = self.hints.get(&hints) {
-            return Some(Arc::clone(known));
-        }
-        let hints = Arc::new(hints);
-        self.hints.insert(Arc::clone(&hints));
-        Some(hints)
+        let location = Arc::new(location);
+        self.locations.insert(Arc::clone(&location));
+        location
     }
 
     /// Now and then: each look costs as much as there are names, and comes after as many new ones.
     fn forget_unused(&mut self) {
-        if self.strings.len() + self.hints.len() > 2 * self.kept + SLACK {
-            self.hints.retain(|hints| Arc::strong_count(hints) > 1);
+        if self.strings.len() + self.locations.len() > 2 * self.kept + SLACK {
+            self.locations.retain(|location| Arc::strong_count(location) > 1);
             self.strings.retain(|name| Arc::strong_count(name) > 1);
-            self.kept = self.strings.len() + self.hints.len();
+            self.kept = self.strings.len() + self.locations.len();
         }
     }
 }

@@ -1,7 +1,8 @@
 //! What the API server sends, in protobuf: the messages with just the fields that are needed, and what they come wrapped in.
 //!
 //! The tags are those of `generated.proto` in k8s.io/api and k8s.io/apimachinery; fields that are not named here are skipped
-//! while decoding and cost nothing. Nothing is decided here.
+//! while decoding and cost nothing. The strings of endpoints, of which there are the most by far, are parts of what was received
+//! ([`text`]) and no copies. Nothing is decided here.
 //!
 //! An object comes as `k8s\0` and a [`Unknown`] that holds it (k8s.io/apimachinery/pkg/runtime/serializer/protobuf). A watch is a
 //! row of frames, each a length of four bytes, most significant first, and a [`WatchEvent`] without that envelope, in which the
@@ -88,10 +89,10 @@ fn next_event<T: Message + Default>(input: &mut BytesMut) -> Result<Option<Event
     input.advance(4);
     let event = WatchEvent::decode(input.split_to(length).freeze())?;
     let raw = event.object.unwrap_or_default().raw;
-    Ok(Some(match event.kind.as_str() {
-        "ADDED" | "MODIFIED" => Event::Applied(object(raw)?),
-        "DELETED" => Event::Deleted(object(raw)?),
-        "BOOKMARK" => {
+    Ok(Some(match &*event.kind {
+        b"ADDED" | b"MODIFIED" => Event::Applied(object(raw)?),
+        b"DELETED" => Event::Deleted(object(raw)?),
+        b"BOOKMARK" => {
             // Of whatever kind it is: only the metadata are set.
             let bookmark = object::<PartialObjectMetadata>(raw)?.metadata.unwrap_or_default();
             Event::Bookmark {
@@ -125,8 +126,8 @@ struct Unknown {
 
 #[derive(Clone, PartialEq, Message)]
 struct WatchEvent {
-    #[prost(string, tag = "1")]
-    kind: String,
+    #[prost(bytes = "bytes", tag = "1")]
+    kind: Bytes,
     #[prost(message, optional, tag = "2")]
     object: Option<RawExtension>,
 }
@@ -253,14 +254,14 @@ pub(super) struct EndpointSlice {
 
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Endpoint {
-    #[prost(string, repeated, tag = "1")]
-    pub(super) addresses: Vec<String>,
+    #[prost(bytes = "bytes", repeated, tag = "1")]
+    pub(super) addresses: Vec<Bytes>,
     #[prost(message, optional, tag = "2")]
     pub(super) conditions: Option<EndpointConditions>,
     #[prost(message, optional, tag = "4")]
     pub(super) target: Option<ObjectReference>,
-    #[prost(string, optional, tag = "6")]
-    pub(super) node_name: Option<String>,
+    #[prost(bytes = "bytes", optional, tag = "6")]
+    pub(super) node_name: Option<Bytes>,
     #[prost(message, optional, tag = "8")]
     pub(super) hints: Option<EndpointHints>,
 }
@@ -302,10 +303,10 @@ pub(super) struct EndpointPort {
 
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct ObjectReference {
-    #[prost(string, tag = "1")]
-    pub(super) kind: String,
-    #[prost(string, tag = "4")]
-    pub(super) uid: String,
+    #[prost(bytes = "bytes", tag = "1")]
+    pub(super) kind: Bytes,
+    #[prost(bytes = "bytes", tag = "4")]
+    pub(super) uid: Bytes,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -358,6 +359,11 @@ pub(super) struct PodStatus {
 pub(super) struct PodIp {
     #[prost(string, tag = "1")]
     pub(super) ip: String,
+}
+
+/// A string that was left where it was received; `None` if it is no UTF-8, which the API server does not send.
+pub(super) fn text(bytes: &Bytes) -> Option<&str> {
+    std::str::from_utf8(bytes).ok()
 }
 
 /// What metadata an object without any has.

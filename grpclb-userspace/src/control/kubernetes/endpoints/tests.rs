@@ -5,13 +5,13 @@ use super::*;
 /// One endpoint of one slice, ready, without hints, on another node.
 fn at(address: &str) -> wire::Endpoint {
     wire::Endpoint {
-        addresses: vec![address.to_owned()],
+        addresses: vec![address.to_owned().into()],
         conditions: Some(conditions(Some(true), Some(true), Some(false))),
         target: Some(wire::ObjectReference {
-            kind: "Pod".to_owned(),
-            uid: format!("uid-{address}"),
+            kind: "Pod".into(),
+            uid: format!("uid-{address}").into(),
         }),
-        node_name: Some("there".to_owned()),
+        node_name: Some("there".into()),
         hints: None,
     }
 }
@@ -42,7 +42,7 @@ fn with(
 
 fn on(node: &str, endpoint: wire::Endpoint) -> wire::Endpoint {
     wire::Endpoint {
-        node_name: Some(node.to_owned()),
+        node_name: Some(node.to_owned().into()),
         ..endpoint
     }
 }
@@ -222,8 +222,8 @@ fn an_address_in_two_slices_counts_once_and_the_one_that_does_not_terminate_wins
     let old = with("10.0.0.1", false, true, true);
     let young = wire::Endpoint {
         target: Some(wire::ObjectReference {
-            kind: "Pod".to_owned(),
-            uid: "young".to_owned(),
+            kind: "Pod".into(),
+            uid: "young".into(),
         }),
         ..at("10.0.0.1")
     };

@@ -56,8 +56,7 @@ fn slice(family: Family, port: u16, addresses: &[&str]) -> Slice {
     let endpoint = |address: &&str| Endpoint {
         address: address.parse().unwrap(),
         id: format!("pod {address}").into(),
-        node: None,
-        hints: None,
+        location: Arc::default(),
         ready: true,
         serving: true,
         terminating: false,

@@ -11,8 +11,8 @@ use crate::model::Desired;
 /// From a change to the snapshot that has it, at least.
 const DEBOUNCE: Duration = Duration::from_secs(2);
 /// Writing takes at most one part in so many of the time, for all is written anew: where ten thousand Services change all the
-/// time, the snapshot is half a minute behind.
-const SHARE: u32 = 500;
+/// time, the snapshot is a minute behind.
+const SHARE: u32 = 1000;
 
 /// Keeps a snapshot that follows what is wanted.
 #[derive(Debug)]

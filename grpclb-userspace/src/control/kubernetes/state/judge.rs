@@ -31,7 +31,7 @@ impl State {
             .map(|(address, endpoint, verdict)| JudgedEndpoint {
                 id: Arc::clone(&endpoint.id),
                 address,
-                node: endpoint.node.clone(),
+                node: endpoint.location.node.clone(),
                 gets_calls: verdict.gets_calls(),
                 verdict: verdict.to_string(),
             })

@@ -46,7 +46,7 @@ fn service(name: &str) -> wire::Service {
 
 fn slice(name: &str, service: &str, zone: Option<&str>, addresses: &[&str]) -> wire::EndpointSlice {
     let endpoint = |address: &&str| wire::Endpoint {
-        addresses: vec![(*address).to_owned()],
+        addresses: vec![(*address).to_owned().into()],
         hints: zone.map(|zone| wire::EndpointHints {
             zones: vec![wire::Named {
                 name: zone.to_owned(),

@@ -12,7 +12,7 @@ fn enveloped(message: &impl Message) -> Bytes {
 
 fn frame(kind: &str, object: &impl Message) -> Vec<u8> {
     let event = WatchEvent {
-        kind: kind.to_owned(),
+        kind: kind.to_owned().into(),
         object: Some(RawExtension {
             raw: enveloped(object),
         }),
