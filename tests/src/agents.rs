@@ -54,6 +54,15 @@ pub fn status_on(cluster: &Cluster, node: &str) -> Result<Status> {
     serde_json::from_str(&printed).context("status printed something else")
 }
 
+/// Whether an agent's snapshot has this as a whole text: protobuf writes its length before it.
+pub fn snapshot_has(snapshot: &[u8], text: &str) -> bool {
+    let Ok(length) = u8::try_from(text.len()) else {
+        return false;
+    };
+    let written = [&[length], text.as_bytes()].concat();
+    snapshot.windows(written.len()).any(|window| window == written)
+}
+
 /// The agents of a cluster; they go with the guard.
 #[derive(Debug)]
 pub struct Agents {

@@ -8,7 +8,7 @@ mod load_support;
 
 use std::time::{Duration, Instant};
 
-use grpclb_tests::agents::status_on;
+use grpclb_tests::agents::{snapshot_has, status_on};
 use grpclb_tests::cluster::{Cluster, PATIENCE};
 use grpclb_tests::install::calls_reach;
 use grpclb_tests::load::ClientPod;
@@ -101,13 +101,18 @@ fn without_the_api_server_a_killed_server_and_a_killed_agent_come_back() {
         .cluster
         .machine_folder(NODE)
         .join("run/grpclb/kubernetes.snapshot");
-    let servers = stage.servers();
+    // The client's address is in there once it is enabled, which the servers' need not wait for: other pods may be.
+    let mut known = stage
+        .servers()
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>();
+    known.push(stage.client_address());
     let kept = wait_until(PATIENCE, || {
-        let bytes = std::fs::read(&snapshot).unwrap_or_default();
-        let has = |text: &String| bytes.windows(text.len()).any(|window| window == text.as_bytes());
-        servers.iter().all(has)
+        let snapshot = std::fs::read(&snapshot).unwrap_or_default();
+        known.iter().all(|text| snapshot_has(&snapshot, text))
     });
-    assert!(kept, "the agent keeps a snapshot that knows {servers:?}");
+    assert!(kept, "the agent keeps a snapshot that knows {known:?}");
 
     let away = stage.cluster.stop("control", "kube-apiserver").unwrap();
     let load = load_of(&client, &address);
@@ -132,13 +137,20 @@ fn without_the_api_server_a_killed_server_and_a_killed_agent_come_back() {
     let load = load_of(&client, &address);
     stage.on_node(&["pkill", "-KILL", "-x", "grpclb"]);
     let killed = Instant::now();
+    let mut last = None;
     let steered = wait_until(PATIENCE, || {
         let outcome = client.call(&address, 60).unwrap();
         // Whichever way they go: new connections are never refused.
         outcome.assert_none_failed();
-        outcome.per_backend.len() == 3
+        let all = outcome.per_backend.len() == 3;
+        last = Some(outcome.per_backend);
+        all
     });
-    assert!(steered, "the new agent steers by what was known last");
+    assert!(
+        steered,
+        "the new agent steers by what was known last: {last:?}; it says {:?}",
+        status_on(&stage.cluster, NODE)
+    );
     let source = status_on(&stage.cluster, NODE).unwrap().source;
     assert!(source.name.starts_with("snapshot of "), "{source:?}");
     assert!(

@@ -1,6 +1,8 @@
 //! Servers, and a client of an enabled namespace that calls them for as long as a test wants; and what is to be seen of its calls.
 #![allow(clippy::unwrap_used, dead_code, unreachable_pub)]
 
+use std::net::SocketAddr;
+
 use grpclb_tests::cluster::{Cluster, Namespace, PATIENCE};
 use grpclb_tests::install::{Installed, calls_reach};
 use grpclb_tests::load::{ClientPod, ClusterLoad, NodeLoad};
@@ -55,34 +57,33 @@ impl Stage {
         self.namespace.kubectl(&status).unwrap();
     }
 
-    /// The Service's IPv4 address with its port: names are not resolved while the API server is away.
+    /// The Service's first address with its port: names are not resolved while the API server is away.
     pub fn address(&self) -> String {
         let service = self.namespace.get(&["service", "echo"]).unwrap();
-        let addresses = service["spec"]["clusterIPs"].as_array().unwrap().iter();
-        let v4 = addresses.filter_map(|address| address.as_str());
-        format!(
-            "{}:50051",
-            v4.clone().find(|address| !address.contains(':')).unwrap()
-        )
+        let address = service["spec"]["clusterIP"].as_str().unwrap().parse().unwrap();
+        SocketAddr::new(address, 50051).to_string()
     }
 
-    /// The servers' IPv4 addresses with the port on which they serve.
-    pub fn servers(&self) -> Vec<String> {
+    /// The servers' addresses with the port on which they serve.
+    pub fn servers(&self) -> Vec<SocketAddr> {
         let slices = self
             .namespace
             .get(&["endpointslices", "--selector", "kubernetes.io/service-name=echo"])
             .unwrap();
         let mut servers = Vec::new();
         for slice in slices["items"].as_array().unwrap() {
-            let port = &slice["ports"][0]["port"];
+            let port = u16::try_from(slice["ports"][0]["port"].as_u64().unwrap()).unwrap();
             for endpoint in slice["endpoints"].as_array().unwrap() {
                 let address = endpoint["addresses"][0].as_str().unwrap();
-                if !address.contains(':') {
-                    servers.push(format!("{address}:{port}"));
-                }
+                servers.push(SocketAddr::new(address.parse().unwrap(), port));
             }
         }
         servers
+    }
+
+    pub fn client_address(&self) -> String {
+        let client = self.namespace.get(&["pod", "client"]).unwrap();
+        client["status"]["podIP"].as_str().unwrap().to_owned()
     }
 
     /// Runs a command on the client's node.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use grpclb_tests::agents::snapshot_has;
 use grpclb_tests::cluster::{Cluster, PATIENCE};
 use grpclb_userspace::control::{self, Health, Source, kubernetes};
 use grpclb_userspace::model::Desired;
@@ -56,8 +57,7 @@ impl Scratch {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
             let kept = std::fs::read(self.0.join("kubernetes.snapshot")).unwrap_or_default();
-            let has = |text: &String| kept.windows(text.len()).any(|window| window == text.as_bytes());
-            if texts.iter().all(has) {
+            if texts.iter().all(|text| snapshot_has(&kept, text)) {
                 return;
             }
             assert!(
