@@ -25,13 +25,13 @@ use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Subcommand};
 
 use crate::progress::step;
 use crate::setup::{self, Need};
 use programs::{Programs, Release};
-use state::{Cluster, Machine};
+use state::{Cluster, Families, Machine};
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -75,6 +75,9 @@ pub(crate) struct UpOptions {
     /// How many nodes; those of the cluster that runs, or 2
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=9))]
     nodes: Option<u8>,
+    /// Which addresses pods and Services have; those of the cluster that runs, or both
+    #[arg(long, value_enum)]
+    families: Option<Families>,
     /// The oldest Kubernetes that its makers still support, instead of the one that is developed against
     #[arg(long)]
     oldest: bool,
@@ -133,19 +136,13 @@ fn up(name: &str, options: &UpOptions) -> Result<Cluster> {
     };
     let programs = Programs::build(release)?;
     let started = Instant::now();
-    let cluster = match Cluster::find(name).filter(runs) {
-        Some(cluster) => {
-            let nodes = options.nodes.unwrap_or(cluster.nodes);
-            if nodes != cluster.nodes || cluster.version != release.version() {
-                bail!(
-                    "cluster {name} runs with {} nodes and Kubernetes {}; end it first (cargo xtask cluster down)",
-                    cluster.nodes,
-                    cluster.version
-                );
-            }
-            cluster
-        }
-        None => make(name, options.nodes.unwrap_or(2), &programs, release)?,
+    let cluster = if let Some(cluster) = Cluster::find(name).filter(runs) {
+        check_that_it_is(&cluster, options, release)?;
+        cluster
+    } else {
+        let families = options.families.unwrap_or_default();
+        let cluster = Cluster::new(name, options.nodes.unwrap_or(2), families, release.version());
+        make(cluster?, &programs)?
     };
     wait_until_ready(&cluster)?;
     eprintln!(
@@ -154,6 +151,26 @@ fn up(name: &str, options: &UpOptions) -> Result<Cluster> {
         cluster.kubectl().display()
     );
     Ok(cluster)
+}
+
+/// Whether the cluster that runs is the one that is asked for.
+fn check_that_it_is(cluster: &Cluster, options: &UpOptions, release: Release) -> Result<()> {
+    let Cluster {
+        name,
+        nodes,
+        families,
+        version,
+        ..
+    } = cluster;
+    let same = options.nodes.is_none_or(|wanted| wanted == *nodes)
+        && options.families.is_none_or(|wanted| wanted == *families)
+        && release.version() == version;
+    ensure!(
+        same,
+        "cluster {name} runs with {nodes} nodes, addresses of {families}, and Kubernetes {version}; \
+         end it first (cargo xtask cluster down)"
+    );
+    Ok(())
 }
 
 fn runs(cluster: &Cluster) -> bool {
@@ -165,9 +182,8 @@ fn runs(cluster: &Cluster) -> bool {
             .all(|machine| machine::first_process_of(cluster, machine).is_some())
 }
 
-fn make(name: &str, nodes: u8, programs: &Programs, release: Release) -> Result<Cluster> {
-    leftovers::remove(name)?;
-    let mut cluster = Cluster::new(name, nodes, release.version())?;
+fn make(mut cluster: Cluster, programs: &Programs) -> Result<Cluster> {
+    leftovers::remove(&cluster.name)?;
     inotify::check(&cluster)?;
     cluster.settings = cgroups::settings();
     // Saved before anything is made, so that `down` knows of it whatever happens next.
@@ -216,11 +232,17 @@ fn start_machines(cluster: &Cluster, programs: &Programs) -> Result<()> {
 fn wait_until_ready(cluster: &Cluster) -> Result<()> {
     let kubectl = kubectl::Kubectl::new(cluster);
     step("the API server", || kubectl.wait_for_api())?;
-    step("cluster services", || {
-        kubectl.apply(&programs::source("manifests/cluster.yaml"))
-    })?;
+    step("cluster services", || kubectl.apply(&cluster_services(cluster)?))?;
     step("nodes", || kubectl.wait_for_nodes(cluster.nodes))?;
     step("CoreDNS", || kubectl.wait_for_dns())
+}
+
+/// Writes the manifests of what every cluster needs, with the address of this one's DNS.
+fn cluster_services(cluster: &Cluster) -> Result<PathBuf> {
+    let manifests = fs::read_to_string(programs::source("manifests/cluster.yaml"))?;
+    let own = cluster.folder().join("services.yaml");
+    fs::write(&own, manifests.replace("DNS-ADDRESS", cluster.dns_service()))?;
+    Ok(own)
 }
 
 fn down(name: &str) -> Result<()> {

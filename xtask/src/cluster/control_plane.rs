@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::certificates::write_kubeconfig;
 use super::machine::Component;
 use super::programs::Programs;
-use super::state::{API_PORT, Cluster, Machine, PODS, SERVICES};
+use super::state::{API_PORT, Cluster, Machine};
 
 const ETCD: &str = "http://127.0.0.1:2379";
 
@@ -27,7 +27,7 @@ pub(super) fn components(cluster: &Cluster, programs: &Programs) -> Result<Vec<C
     Ok(vec![
         etcd(programs),
         kubernetes("kube-apiserver", api_server(cluster)),
-        kubernetes("kube-controller-manager", controller_manager()),
+        kubernetes("kube-controller-manager", controller_manager(cluster)),
         kubernetes("kube-scheduler", scheduler()),
     ])
 }
@@ -64,10 +64,10 @@ fn etcd(programs: &Programs) -> Component {
 
 fn api_server(cluster: &Cluster) -> Vec<String> {
     vec![
-        format!("--advertise-address={}", cluster.ipv4(Machine::Control)),
+        format!("--advertise-address={}", cluster.addresses(Machine::Control)[0]),
         format!("--secure-port={API_PORT}"),
         format!("--etcd-servers={ETCD}"),
-        format!("--service-cluster-ip-range={}", SERVICES.join(",")),
+        format!("--service-cluster-ip-range={}", cluster.service_ranges()),
         "--allow-privileged=true".to_owned(),
         "--anonymous-auth=false".to_owned(),
         "--authorization-mode=Node,RBAC".to_owned(),
@@ -96,14 +96,14 @@ fn api_server(cluster: &Cluster) -> Vec<String> {
     ]
 }
 
-fn controller_manager() -> Vec<String> {
+fn controller_manager(cluster: &Cluster) -> Vec<String> {
     let kubeconfig = format!("{INSIDE}/kube-controller-manager.kubeconfig");
     vec![
         format!("--kubeconfig={kubeconfig}"),
         format!("--authentication-kubeconfig={kubeconfig}"),
         format!("--authorization-kubeconfig={kubeconfig}"),
-        format!("--service-cluster-ip-range={}", SERVICES.join(",")),
-        format!("--cluster-cidr={}", PODS.join(",")),
+        format!("--service-cluster-ip-range={}", cluster.service_ranges()),
+        format!("--cluster-cidr={}", cluster.pod_ranges()),
         // Each node has its range by its number; see node.rs.
         "--allocate-node-cidrs=false".to_owned(),
         format!("--root-ca-file={INSIDE}/ca.crt"),

@@ -10,7 +10,7 @@ use super::certificates::write_kubeconfig;
 use super::command::write;
 use super::machine::Component;
 use super::programs::Programs;
-use super::state::{Cluster, DNS_SERVICE, Machine, PODS};
+use super::state::{Cluster, Machine};
 
 /// The image of the process that holds a pod's namespaces.
 pub(super) const PAUSE_IMAGE: &str = "docker.io/grpclb-cluster/pause:1";
@@ -20,7 +20,10 @@ const CONTAINERD: &str = "/run/containerd/containerd.sock";
 pub(super) fn components(cluster: &Cluster, node: Machine, programs: &Programs) -> Result<Vec<Component>> {
     let library = cluster.machine_folder(node).join("var/lib");
     write(&library.join("containerd/config.toml"), &containerd())?;
-    write(&library.join("cni/net.d/10-pods.conflist"), &pod_network(node)?)?;
+    write(
+        &library.join("cni/net.d/10-pods.conflist"),
+        &pod_network(cluster, node)?,
+    )?;
     write_kubelet_files(cluster, node, &library.join("kubelet"))?;
     write_kube_proxy_files(cluster, node, &library.join("kube-proxy"))?;
     let kubernetes = |name: &'static str, arguments: Vec<String>| Component {
@@ -75,8 +78,11 @@ SystemdCgroup = false
 }
 
 /// A veth for each pod, routed by the node: no bridge whose traffic nftables would have to be told to see.
-fn pod_network(node: Machine) -> Result<String> {
-    let [ipv4, ipv6] = node.pods();
+fn pod_network(cluster: &Cluster, node: Machine) -> Result<String> {
+    let ranges = cluster.families.of(node.pods());
+    let ranges = ranges.iter().map(|range| json!([{"subnet": range}]));
+    let routes = cluster.families.of(["0.0.0.0/0", "::/0"]);
+    let routes = routes.iter().map(|everywhere| json!({"dst": everywhere}));
     let config = json!({
         "cniVersion": "1.0.0",
         "name": "pods",
@@ -86,8 +92,8 @@ fn pod_network(node: Machine) -> Result<String> {
             "ipam": {
                 "type": "host-local",
                 "dataDir": "/run/cni-addresses",
-                "ranges": [[{"subnet": ipv4}], [{"subnet": ipv6}]],
-                "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
+                "ranges": ranges.collect::<Vec<_>>(),
+                "routes": routes.collect::<Vec<_>>(),
             },
         }],
     });
@@ -99,7 +105,7 @@ fn kubelet_arguments(cluster: &Cluster, node: Machine) -> Vec<String> {
         "--config=/var/lib/kubelet/config.json".to_owned(),
         "--kubeconfig=/var/lib/kubelet/kubeconfig".to_owned(),
         format!("--hostname-override={}", node.name()),
-        format!("--node-ip={},{}", cluster.ipv4(node), cluster.ipv6(node)),
+        format!("--node-ip={}", cluster.addresses(node).join(",")),
         format!("--node-labels=topology.kubernetes.io/zone={}", zone(node)),
     ]
 }
@@ -126,7 +132,7 @@ fn write_kubelet_files(cluster: &Cluster, node: Machine, folder: &Path) -> Resul
         "failCgroupV1": false,
         "failSwapOn": false,
         "oomScoreAdj": 0,
-        "clusterDNS": [DNS_SERVICE],
+        "clusterDNS": [cluster.dns_service()],
         "clusterDomain": "cluster.local",
         "resolvConf": "/var/lib/kubelet/resolv.conf",
         "maxPods": 200,
@@ -168,7 +174,7 @@ fn write_kube_proxy_files(cluster: &Cluster, node: Machine, folder: &Path) -> Re
         "mode": "nftables",
         "hostnameOverride": node.name(),
         "clientConnection": {"kubeconfig": "/var/lib/kube-proxy/kubeconfig"},
-        "clusterCIDR": PODS.join(","),
+        "clusterCIDR": cluster.pod_ranges(),
         "detectLocalMode": "ClusterCIDR",
         // These belong to the whole machine and cannot be set from here.
         "conntrack": {

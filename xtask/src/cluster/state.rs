@@ -4,23 +4,25 @@
 //! what a crash left can be found without the folder too.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 /// All clusters' folders.
 const CLUSTERS: &str = "/var/lib/grpclb-cluster";
 
 /// The Service ranges, the same in each cluster: they never leave its namespaces.
-pub(super) const SERVICES: [&str; 2] = ["10.96.0.0/16", "fd00:10:96::/112"];
+const SERVICES: [&str; 2] = ["10.96.0.0/16", "fd00:10:96::/112"];
 /// The pod ranges of all nodes together.
-pub(super) const PODS: [&str; 2] = ["10.244.0.0/16", "fd00:10:244::/56"];
+const PODS: [&str; 2] = ["10.244.0.0/16", "fd00:10:244::/56"];
 /// The first address of each Service range is the API's own.
 pub(super) const API_SERVICE: [&str; 2] = ["10.96.0.1", "fd00:10:96::1"];
-pub(super) const DNS_SERVICE: &str = "10.96.0.10";
+const DNS_SERVICE: [&str; 2] = ["10.96.0.10", "fd00:10:96::a"];
 pub(super) const API_PORT: u16 = 6443;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -29,6 +31,8 @@ pub(super) struct Cluster {
     /// Sets the clusters of one machine apart where the host sees them: 198.18.NUMBER.0/24.
     pub(super) number: u8,
     pub(super) nodes: u8,
+    #[serde(default)]
+    pub(super) families: Families,
     /// Of Kubernetes.
     pub(super) version: String,
     /// Whether all of it was made; else `up` begins anew.
@@ -37,6 +41,41 @@ pub(super) struct Cluster {
     boot: String,
     /// Kernel settings that kubelets change for the whole machine, as they were before.
     pub(super) settings: BTreeMap<String, String>,
+}
+
+/// Which addresses nodes, pods and Services have. The machines themselves have both: the host reaches them by IPv4.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+pub(super) enum Families {
+    #[default]
+    Dual,
+    Ipv4,
+    Ipv6,
+}
+
+impl fmt::Display for Families {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Families::Dual => "both families",
+            Families::Ipv4 => "IPv4",
+            Families::Ipv6 => "IPv6",
+        })
+    }
+}
+
+impl Families {
+    /// Of one of each family, those that are wanted; never none.
+    pub(super) fn of<T>(self, [ipv4, ipv6]: [T; 2]) -> Vec<T> {
+        match self {
+            Families::Dual => vec![ipv4, ipv6],
+            Families::Ipv4 => vec![ipv4],
+            Families::Ipv6 => vec![ipv6],
+        }
+    }
+
+    /// The first of them is the one that a cluster prefers.
+    pub(super) fn first_of<T>(self, both: [T; 2]) -> T {
+        self.of(both).swap_remove(0)
+    }
 }
 
 /// A machine of the cluster: the control plane's, or a node. Each has namespaces of its own.
@@ -49,7 +88,7 @@ pub(super) enum Machine {
 
 impl Cluster {
     /// A cluster that is not there yet, with a free number.
-    pub(super) fn new(name: &str, nodes: u8, version: &str) -> Result<Self> {
+    pub(super) fn new(name: &str, nodes: u8, families: Families, version: &str) -> Result<Self> {
         let taken: Vec<u8> = Self::all().iter().map(|cluster| cluster.number).collect();
         let number = (1..=250)
             .find(|number| !taken.contains(number))
@@ -58,6 +97,7 @@ impl Cluster {
             name: name.to_owned(),
             number,
             nodes,
+            families,
             version: version.to_owned(),
             complete: false,
             boot: current_boot()?,
@@ -167,6 +207,23 @@ impl Cluster {
 
     pub(super) fn ipv6(&self, machine: Machine) -> String {
         format!("fd00:198:18:{}::{}", self.number, machine.last_octet())
+    }
+
+    /// The addresses by which Kubernetes knows the machine.
+    pub(super) fn addresses(&self, machine: Machine) -> Vec<String> {
+        self.families.of([self.ipv4(machine), self.ipv6(machine)])
+    }
+
+    pub(super) fn service_ranges(&self) -> String {
+        self.families.of(SERVICES).join(",")
+    }
+
+    pub(super) fn pod_ranges(&self) -> String {
+        self.families.of(PODS).join(",")
+    }
+
+    pub(super) fn dns_service(&self) -> &'static str {
+        self.families.first_of(DNS_SERVICE)
     }
 
     pub(super) fn api(&self) -> String {
