@@ -120,7 +120,7 @@ impl fmt::Display for Report {
         writeln!(
             f,
             "\nThe API server, with {} agents connected: {:.1} MiB and {:.0} ms of CPU for the first lists of each; {:.0} bytes and {:.0} µs \
-             for one changed slice to each. Their {} watches were ended {} times by it and went on, {} times with a new list.",
+             for one changed slice to each. Watches: {}; ended by it: {}; of those, with a new list: {}.",
             crowd.agents,
             crowd.list_mib_each,
             crowd.list_cpu_ms_each,
