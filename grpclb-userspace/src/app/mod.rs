@@ -72,10 +72,7 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     {
         let desired = file::load(&path)?;
         let (services, pods) = (desired.services.len(), desired.pods.len());
-        println!(
-            "{}: valid; Service ports: {services}, pods: {pods}",
-            path.display()
-        );
+        println!("{}: valid; ports: {services}, pods: {pods}", path.display());
         return Ok(ExitCode::SUCCESS);
     }
     logging::init(&options.log, options.log_format)?;
