@@ -39,7 +39,7 @@ impl Release {
         self.helm(&["rollback", RELEASE, "--wait"], &[])
     }
 
-    /// Takes the release away; returns when nothing of it is left in the API, pods included.
+    /// Takes the release away; returns when Helm takes it for gone: its last pods may still end.
     pub fn uninstall(&self) -> Result<()> {
         self.helm(&["uninstall", RELEASE, "--wait", "--cascade", "foreground"], &[])
     }

@@ -6,11 +6,12 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-use grpclb_tests::cluster::Cluster;
+use grpclb_tests::cluster::{Cluster, PATIENCE};
 use grpclb_tests::helm::Release;
 use grpclb_tests::install::{Installed, NAMESPACE, calls_reach, holds_something};
 use grpclb_tests::load::ClusterLoad;
 use grpclb_tests::manifests::{objects, render_chart, tool};
+use grpclb_tests::process::wait_until;
 use grpclb_tests::{monitoring, openapi, peers};
 
 /// For a label to take effect: a second, and what kubectl takes on a busy machine.
@@ -134,7 +135,9 @@ fn a_release_is_upgraded_and_rolled_back_under_load_and_leaves_nothing() {
         }
     }
     release.uninstall().unwrap();
-    assert_eq!(objects_of_grpclb(&cluster), before);
+    // Helm may return while the last pods still end.
+    let gone = wait_until(PATIENCE, || objects_of_grpclb(&cluster) == before);
+    assert!(gone, "left: {:?}", objects_of_grpclb(&cluster));
 }
 
 /// What the chart and the manifests make, by their label.
