@@ -1,8 +1,9 @@
 //! Loads in a client pod. [`ClusterLoad`] is started as people would, by `kubectl exec`. [`ClientPod`] needs no API server and
 //! no kubelet: the node itself starts the peer, in the pod's namespaces and cgroup, as one more process of its container.
 
-use std::io::{BufRead as _, BufReader, Read as _};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -133,7 +134,8 @@ impl ClusterLoad {
 #[derive(Debug)]
 struct Running {
     child: Child,
-    output: BufReader<ChildStdout>,
+    /// What it prints, read as it comes: kubectl gives up a connection to whose bytes nobody listens.
+    lines: mpsc::Receiver<String>,
 }
 
 impl Running {
@@ -146,32 +148,32 @@ impl Running {
             .spawn()
             .with_context(|| format!("cannot run {command:?}"))?;
         let output = child.stdout.take().context("its output")?;
-        Ok(Self {
-            child,
-            output: BufReader::new(output),
-        })
+        let (tell, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            let all = BufReader::new(output).lines().map_while(Result::ok);
+            // Ends with the output, or when nobody wants more of it.
+            let _ = all.map(|line| tell.send(line)).find(Result::is_err);
+        });
+        Ok(Self { child, lines })
     }
 
     fn wait_for(&mut self, calls: u64) -> Result<()> {
-        let mut line = String::new();
-        while self.output.read_line(&mut line)? > 0 {
-            let progress: Value = serde_json::from_str(&line).unwrap_or_default();
-            if progress["progress"].as_u64().is_some_and(|made| made >= calls) {
-                return Ok(());
-            }
-            line.clear();
+        let progress = self.lines.iter().filter_map(|line| {
+            let progress: Value = serde_json::from_str(&line).ok()?;
+            progress["progress"].as_u64()
+        });
+        match progress.into_iter().find(|made| *made >= calls) {
+            Some(_) => Ok(()),
+            None => bail!("the load has ended before {calls} calls"),
         }
-        bail!("the load has ended before {calls} calls")
     }
 
     fn finish(mut self) -> Result<Outcome> {
         drop(self.child.stdin.take());
-        let mut printed = String::new();
-        self.output.read_to_string(&mut printed)?;
+        let result = self.lines.iter().last().unwrap_or_default();
         let output = self.child.wait_with_output()?;
         let said = String::from_utf8_lossy(&output.stderr);
-        let result = printed.lines().last().unwrap_or_default();
-        serde_json::from_str(result)
-            .with_context(|| format!("the load ended with {}: {printed}{said}", output.status))
+        serde_json::from_str(&result)
+            .with_context(|| format!("the load ended with {}: {result}\n{said}", output.status))
     }
 }
