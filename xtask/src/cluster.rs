@@ -140,6 +140,8 @@ fn up(name: &str, options: &UpOptions) -> Result<Cluster> {
         check_that_it_is(&cluster, options, release)?;
         cluster
     } else {
+        // Before the new one takes a number: its own is free then.
+        leftovers::remove(name)?;
         let families = options.families.unwrap_or_default();
         let cluster = Cluster::new(name, options.nodes.unwrap_or(2), families, release.version());
         make(cluster?, &programs)?
@@ -183,7 +185,6 @@ fn runs(cluster: &Cluster) -> bool {
 }
 
 fn make(mut cluster: Cluster, programs: &Programs) -> Result<Cluster> {
-    leftovers::remove(&cluster.name)?;
     inotify::check(&cluster)?;
     cluster.settings = cgroups::settings();
     // Saved before anything is made, so that `down` knows of it whatever happens next.

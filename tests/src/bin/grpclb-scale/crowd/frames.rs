@@ -76,7 +76,7 @@ impl std::fmt::Display for Expired {
 impl std::error::Error for Expired {}
 
 fn refusal(object: Bytes) -> Result<anyhow::Error> {
-    let status: Status = unwrap(object)?;
+    let status: Status = unenveloped(object)?;
     Ok(match status.code {
         410 => Expired.into(),
         code => anyhow::anyhow!("{} ({code})", status.message),
@@ -84,11 +84,11 @@ fn refusal(object: Bytes) -> Result<anyhow::Error> {
 }
 
 fn metadata(object: Bytes) -> Result<Metadata> {
-    let object: Object = unwrap(object)?;
+    let object: Object = unenveloped(object)?;
     object.metadata.context("an object without metadata")
 }
 
-fn unwrap<T: Message + Default>(mut object: Bytes) -> Result<T> {
+fn unenveloped<T: Message + Default>(mut object: Bytes) -> Result<T> {
     if !object.starts_with(MAGIC) {
         bail!("not protobuf as Kubernetes sends it");
     }
