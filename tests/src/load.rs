@@ -124,6 +124,12 @@ impl ClusterLoad {
         self.0.wait_for(calls)
     }
 
+    /// Waits until it has made so many calls more than it had told of by now.
+    pub fn wait_for_more(&mut self, calls: u64) -> Result<()> {
+        let made = self.0.made();
+        self.0.wait_for(made + calls)
+    }
+
     /// Ends the load and returns what became of its calls.
     pub fn finish(self) -> Result<Outcome> {
         self.0.finish()
@@ -136,6 +142,8 @@ struct Running {
     child: Child,
     /// What it prints, read as it comes: kubectl gives up a connection to whose bytes nobody listens.
     lines: mpsc::Receiver<String>,
+    /// How many calls it has told of, as far as its lines were looked at.
+    made: u64,
 }
 
 impl Running {
@@ -154,18 +162,32 @@ impl Running {
             // Ends with the output, or when nobody wants more of it.
             let _ = all.map(|line| tell.send(line)).find(Result::is_err);
         });
-        Ok(Self { child, lines })
+        Ok(Self {
+            child,
+            lines,
+            made: 0,
+        })
+    }
+
+    /// How many calls it has told of by now.
+    fn made(&mut self) -> u64 {
+        self.made = self
+            .lines
+            .try_iter()
+            .filter_map(|line| progress(&line))
+            .last()
+            .unwrap_or(self.made);
+        self.made
     }
 
     fn wait_for(&mut self, calls: u64) -> Result<()> {
-        let progress = self.lines.iter().filter_map(|line| {
-            let progress: Value = serde_json::from_str(&line).ok()?;
-            progress["progress"].as_u64()
-        });
-        match progress.into_iter().find(|made| *made >= calls) {
-            Some(_) => Ok(()),
-            None => bail!("the load has ended before {calls} calls"),
+        while self.made < calls {
+            let Ok(line) = self.lines.recv() else {
+                bail!("the load has ended before {calls} calls");
+            };
+            self.made = progress(&line).unwrap_or(self.made);
         }
+        Ok(())
     }
 
     fn finish(mut self) -> Result<Outcome> {
@@ -176,4 +198,10 @@ impl Running {
         serde_json::from_str(&result)
             .with_context(|| format!("the load ended with {}: {result}\n{said}", output.status))
     }
+}
+
+/// What a line says of how many calls were made, if it is one that does.
+fn progress(line: &str) -> Option<u64> {
+    let line: Value = serde_json::from_str(line).ok()?;
+    line["progress"].as_u64()
 }

@@ -49,21 +49,27 @@ fn rolling_updates_of_the_servers_fail_no_call() {
 #[test]
 fn servers_that_are_scaled_up_and_down_fail_no_call() {
     let stage = stage("scale", 3);
-    let load = stage.load();
+    let mut load = stage.load();
     let most = if long_form() { 30 } else { 12 };
-    for replicas in [most, 3] {
+    // A client pod uses 20 of them at most.
+    let called = most.min(20);
+    let scale = |replicas: usize| {
         let replicas = format!("--replicas={replicas}");
         stage
             .namespace
             .kubectl(&["scale", "deployment/echo", &replicas])
             .unwrap();
         stage.rolled_out();
-    }
+    };
+    scale(most);
+    // The last of them is ready for its Deployment before the agent hears of it.
+    calls_reach(&stage.namespace, "client", TARGET, called, PATIENCE).unwrap();
+    load.wait_for_more(1000).unwrap();
+    scale(3);
     let outcome = load.finish().unwrap();
     assert_none_failed(&outcome);
-    // A client pod uses 20 of them at most.
     assert!(
-        outcome.per_backend.len() >= most.min(20),
+        outcome.per_backend.len() >= called,
         "{} of {most} servers got calls",
         outcome.per_backend.len()
     );
