@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::peers::Outcome;
+use crate::process::wait_until;
 
 /// What `cargo xtask image --test` makes, and the tier of tests loads.
 pub const TEST_IMAGE: &str = "docker.io/grpclb/test:1";
@@ -111,10 +112,16 @@ impl Cluster {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("{about}-{}-{number}", std::process::id());
         self.kubectl(&["create", "namespace", &name])?;
-        Ok(Namespace {
+        let namespace = Namespace {
             cluster: self.clone(),
             name,
-        })
+        };
+        // No pod is taken before it is there, and a controller makes it.
+        let account = ["get", "serviceaccount", "default"];
+        if !wait_until(PATIENCE, || namespace.kubectl(&account).is_ok()) {
+            bail!("{} gets no service account", namespace.name);
+        }
+        Ok(namespace)
     }
 }
 
@@ -192,6 +199,21 @@ impl Namespace {
             .args(["wait", "--for=condition=Ready", &timeout])
             .args(pods))
         .map(drop)
+    }
+
+    /// Waits until a pod has so many connections to servers of [`Namespace::start_servers`].
+    pub fn wait_until_connected(&self, pod: &str, connections: usize) -> Result<()> {
+        // The Service's port, in the pod's own tables, and the state TCP_ESTABLISHED.
+        let count = "cat /proc/net/tcp /proc/net/tcp6 | grep -c ':C383 01 ' || true";
+        let mut found = String::new();
+        let connected = wait_until(PATIENCE, || {
+            found = self.exec(pod, &["sh", "-c", count]).unwrap_or_default();
+            found.trim() == connections.to_string()
+        });
+        if !connected {
+            bail!("{pod} has {} connections, not {connections}", found.trim());
+        }
+        Ok(())
     }
 
     /// `replicas` gRPC servers over all nodes, named by their pods, behind a dual-stack Service `name` at port 50051; returns

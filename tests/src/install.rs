@@ -115,8 +115,8 @@ pub fn clean_up(cluster: &Cluster) -> Result<()> {
     done.map(drop)
 }
 
-/// Calls over one connection, a new one for each try, until the calls reach `backends` backends. No call may fail, once the
-/// target's name is known.
+/// Calls over one connection, a new one for each try, until the calls reach `backends` backends, `within` this time from when
+/// the target's name is known. From then on no call may fail.
 pub fn calls_reach(
     namespace: &Namespace,
     client: &str,
@@ -125,6 +125,7 @@ pub fn calls_reach(
     within: Duration,
 ) -> Result<Duration> {
     let begun = Instant::now();
+    let mut named = begun;
     loop {
         let outcome = namespace.call(client, target, 60, 1)?;
         // CoreDNS learns of a Service by a watch of its own, and after an outage of the API server it takes its time.
@@ -134,6 +135,7 @@ pub fn calls_reach(
                 .iter()
                 .all(|message| message.contains("no such host"));
         if no_name_yet && begun.elapsed() < PATIENCE {
+            named = Instant::now();
             continue;
         }
         if outcome.failed() > 0 {
@@ -142,7 +144,7 @@ pub fn calls_reach(
         if outcome.per_backend.len() == backends {
             return Ok(begun.elapsed());
         }
-        if begun.elapsed() > within {
+        if named.elapsed() > within {
             bail!(
                 "the calls of one connection reach {} backends, not {backends}: {outcome:?}",
                 outcome.per_backend.len()

@@ -1,14 +1,15 @@
-//! Loads in a client pod. [`ClusterLoad`] is started as people would, by `kubectl exec`. [`ClientPod`] needs no API server and
+//! Loads in a client pod: [`PodLoad::start`] does it as people would, by `kubectl exec`. [`ClientPod`] needs no API server and
 //! no kubelet: the node itself starts the peer, in the pod's namespaces and cgroup, as one more process of its container.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::cluster::{Cluster, Namespace, xtask};
+use crate::cluster::{Cluster, Namespace, PATIENCE, xtask};
 use crate::peers::Outcome;
 
 /// A client pod, known by what stays when the API server is away.
@@ -37,15 +38,22 @@ impl ClientPod {
         self.start(&plan)?.finish()
     }
 
-    /// Calls until it is told to end, over `connections` connections, `concurrency` calls at a time.
-    pub fn load(&self, target: &str, connections: u32, concurrency: u32) -> Result<NodeLoad> {
-        let plan = format!(
-            "--target {target} --connections {connections} --concurrency {concurrency} --delay-ms 2 --deadline-ms 5000"
-        );
-        Ok(NodeLoad(self.start(&plan)?))
+    /// Calls until it is told to end, over `connections` connections, `concurrency` calls at a time. Each call has until
+    /// `deadline`.
+    pub fn load(
+        &self,
+        target: &str,
+        connections: u32,
+        concurrency: u32,
+        deadline: Duration,
+    ) -> Result<PodLoad> {
+        let deadline = deadline.as_millis();
+        self.start(&format!(
+            "--target {target} --connections {connections} --concurrency {concurrency} --delay-ms 2 --deadline-ms {deadline}"
+        ))
     }
 
-    fn start(&self, plan: &str) -> Result<Running> {
+    fn start(&self, plan: &str) -> Result<PodLoad> {
         // A process counts as the pod's by its cgroup, in each hierarchy; the namespaces are those of the container's shell.
         let script = format!(
             r#"
@@ -68,32 +76,22 @@ impl ClientPod {
         command
             .args(["cluster", "--name", self.cluster.name(), "exec", &self.node, "--"])
             .args(["bash", "-c", &script]);
-        Running::start(command)
+        PodLoad::run(command)
     }
 }
 
-/// A load of a [`ClientPod`].
+/// A peer in a pod that makes calls, tells how far it is, and ends when its input does.
 #[derive(Debug)]
-pub struct NodeLoad(Running);
-
-impl NodeLoad {
-    /// Waits until it has made so many calls.
-    pub fn wait_for(&mut self, calls: u64) -> Result<()> {
-        self.0.wait_for(calls)
-    }
-
-    /// Ends the load and returns what became of its calls.
-    pub fn finish(self) -> Result<Outcome> {
-        self.0.finish()
-    }
+pub struct PodLoad {
+    child: Child,
+    /// What it prints, read as it comes: kubectl gives up a connection to whose bytes nobody listens.
+    lines: mpsc::Receiver<String>,
+    /// How many calls it has told of, as far as its lines were looked at.
+    made: u64,
 }
 
-/// A load in a client pod that runs until it is told to end.
-#[derive(Debug)]
-pub struct ClusterLoad(Running);
-
-impl ClusterLoad {
-    /// Calls `target` from `client` over `connections` connections, `concurrency` calls at a time.
+impl PodLoad {
+    /// Calls `target` from `client` until it is told to end, over `connections` connections, `concurrency` calls at a time.
     pub fn start(
         namespace: &Namespace,
         client: &str,
@@ -103,51 +101,13 @@ impl ClusterLoad {
     ) -> Result<Self> {
         let mut command = namespace.command();
         let (connections, concurrency) = (connections.to_string(), concurrency.to_string());
-        command.args([
-            "exec",
-            "-i",
-            client,
-            "--",
-            "/peer",
-            "load",
-            "--target",
-            target,
-            "--delay-ms",
-            "2",
-        ]);
+        command.args(["exec", "-i", client, "--", "/peer", "load"]);
+        command.args(["--target", target, "--delay-ms", "2"]);
         command.args(["--connections", &connections, "--concurrency", &concurrency]);
-        Running::start(command).map(Self)
+        Self::run(command)
     }
 
-    /// Waits until it has made so many calls.
-    pub fn wait_for(&mut self, calls: u64) -> Result<()> {
-        self.0.wait_for(calls)
-    }
-
-    /// Waits until it has made so many calls more than it had told of by now.
-    pub fn wait_for_more(&mut self, calls: u64) -> Result<()> {
-        let made = self.0.made();
-        self.0.wait_for(made + calls)
-    }
-
-    /// Ends the load and returns what became of its calls.
-    pub fn finish(self) -> Result<Outcome> {
-        self.0.finish()
-    }
-}
-
-/// A peer that makes calls, tells how far it is, and ends when its input does.
-#[derive(Debug)]
-struct Running {
-    child: Child,
-    /// What it prints, read as it comes: kubectl gives up a connection to whose bytes nobody listens.
-    lines: mpsc::Receiver<String>,
-    /// How many calls it has told of, as far as its lines were looked at.
-    made: u64,
-}
-
-impl Running {
-    fn start(mut command: Command) -> Result<Self> {
+    fn run(mut command: Command) -> Result<Self> {
         command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -169,6 +129,41 @@ impl Running {
         })
     }
 
+    /// Waits until it has made so many calls.
+    pub fn wait_for(&mut self, calls: u64) -> Result<()> {
+        while self.made < calls {
+            self.made = match self.lines.recv_timeout(PATIENCE) {
+                Ok(line) => progress(&line).unwrap_or(self.made),
+                Err(RecvTimeoutError::Timeout) => bail!("no call ends any more, after {}", self.made),
+                Err(RecvTimeoutError::Disconnected) => bail!("the load has ended before {calls} calls"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until it has made so many calls more than it had told of by now.
+    pub fn wait_for_more(&mut self, calls: u64) -> Result<()> {
+        let made = self.made();
+        self.wait_for(made + calls)
+    }
+
+    /// Ends the load and returns what became of its calls.
+    pub fn finish(mut self) -> Result<Outcome> {
+        drop(self.child.stdin.take());
+        let mut result = String::new();
+        loop {
+            match self.lines.recv_timeout(PATIENCE) {
+                Ok(line) => result = line,
+                Err(RecvTimeoutError::Timeout) => bail!("it was told to end and does not"),
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        let output = self.child.wait_with_output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        serde_json::from_str(&result)
+            .with_context(|| format!("the load ended with {}: {result}\n{said}", output.status))
+    }
+
     /// How many calls it has told of by now.
     fn made(&mut self) -> u64 {
         self.made = self
@@ -178,25 +173,6 @@ impl Running {
             .last()
             .unwrap_or(self.made);
         self.made
-    }
-
-    fn wait_for(&mut self, calls: u64) -> Result<()> {
-        while self.made < calls {
-            let Ok(line) = self.lines.recv() else {
-                bail!("the load has ended before {calls} calls");
-            };
-            self.made = progress(&line).unwrap_or(self.made);
-        }
-        Ok(())
-    }
-
-    fn finish(mut self) -> Result<Outcome> {
-        drop(self.child.stdin.take());
-        let result = self.lines.iter().last().unwrap_or_default();
-        let output = self.child.wait_with_output()?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        serde_json::from_str(&result)
-            .with_context(|| format!("the load ended with {}: {result}\n{said}", output.status))
     }
 }
 

@@ -136,6 +136,7 @@ fn adopt_moves_old_connections_and_says_how_many() {
     );
     namespace.apply(&holder).unwrap();
     namespace.wait_until_ready(&["pod/holder"]).unwrap();
+    namespace.wait_until_connected("holder", 3).unwrap();
     enable(&cluster, &namespace);
     let bypasses = wait_until(SOON, || {
         let explained = grpclb(&admin, &["explain", "-n", name, "holder", SERVER]);
@@ -251,6 +252,7 @@ fn a_viewer_may_ask_and_not_adopt() {
     );
     namespace.apply(&holder).unwrap();
     namespace.wait_until_ready(&["pod/holder"]).unwrap();
+    namespace.wait_until_connected("holder", 1).unwrap();
     namespace
         .kubectl(&["label", "pod", "holder", "grpclb.io/enabled-"])
         .unwrap();

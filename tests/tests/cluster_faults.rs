@@ -15,7 +15,12 @@ use grpclb_tests::load::ClientPod;
 use grpclb_tests::long_form;
 use grpclb_tests::peers::Outcome;
 use grpclb_tests::process::wait_until;
-use load_support::{CONCURRENCY, NODE, TARGET, assert_none_failed, load_of, reaches, stage};
+use load_support::{CONCURRENCY, NODE, TARGET, end_unharmed, load_of, reaches, stage};
+
+/// How long calls wait where they must not fail.
+const PATIENT: Duration = Duration::from_mins(1);
+/// How long calls wait where some are lost.
+const GIVEN_UP: Duration = Duration::from_secs(5);
 
 /// May fail: none. The servers have no preStop hook: they are told to end at the moment when their endpoints begin to leave.
 #[test]
@@ -30,13 +35,12 @@ fn rolling_updates_of_the_servers_fail_no_call() {
             .unwrap();
         stage.rolled_out();
     }
-    let outcome = load.finish().unwrap();
+    let outcome = end_unharmed(load);
     println!(
         "{updates} updates, {} calls, {} servers",
         outcome.calls,
         outcome.per_backend.len()
     );
-    assert_none_failed(&outcome);
     // All sets served, if not each server of a set that the next one replaced at once.
     assert!(
         outcome.per_backend.len() > 2 * (updates + 1),
@@ -66,8 +70,7 @@ fn servers_that_are_scaled_up_and_down_fail_no_call() {
     calls_reach(&stage.namespace, "client", TARGET, called, PATIENCE).unwrap();
     load.wait_for_more(1000).unwrap();
     scale(3);
-    let outcome = load.finish().unwrap();
-    assert_none_failed(&outcome);
+    let outcome = end_unharmed(load);
     assert!(
         outcome.per_backend.len() >= called,
         "{} of {most} servers got calls",
@@ -88,8 +91,8 @@ fn a_service_that_is_switched_off_and_on_fails_no_call() {
         let mut load = stage.load();
         label("grpclb.io/enabled=false");
         calls_reach(&stage.namespace, "client", TARGET, 1, PATIENCE).unwrap();
-        load.wait_for(1500).unwrap();
-        assert_none_failed(&load.finish().unwrap());
+        load.wait_for_more(1000).unwrap();
+        end_unharmed(load);
         label("grpclb.io/enabled-");
         calls_reach(&stage.namespace, "client", TARGET, 3, PATIENCE).unwrap();
     }
@@ -121,7 +124,7 @@ fn without_the_api_server_a_killed_server_and_a_killed_agent_come_back() {
     assert!(kept, "the agent keeps a snapshot that knows {known:?}");
 
     let away = stage.cluster.stop("control", "kube-apiserver").unwrap();
-    let load = load_of(&client, &address);
+    let load = load_of(&client, &address, GIVEN_UP);
     let all = |outcome: &Outcome| outcome.failed() == 0 && outcome.per_backend.len() == 3;
     assert!(
         all(&client.call(&address, 60).unwrap()),
@@ -140,7 +143,7 @@ fn without_the_api_server_a_killed_server_and_a_killed_agent_come_back() {
         outcome.messages
     );
 
-    let load = load_of(&client, &address);
+    let load = load_of(&client, &address, GIVEN_UP);
     stage.on_node(&["pkill", "-KILL", "-x", "grpclb"]);
     let killed = Instant::now();
     let mut last = None;
@@ -183,7 +186,8 @@ fn without_the_api_server_a_killed_server_and_a_killed_agent_come_back() {
         .kubectl(&["scale", "deployment/echo", "--replicas=4"])
         .unwrap();
     stage.rolled_out();
-    calls_reach(&stage.namespace, "client", TARGET, 4, PATIENCE).unwrap();
+    // While the controllers have not heard from the nodes since the outage, they may take all endpoints away for a moment.
+    reaches(&stage.namespace, TARGET, 4);
 }
 
 /// May fail: none. New connections go the plain way while the agent stands still; what it relays waits.
@@ -192,7 +196,7 @@ fn a_frozen_agent_is_passed_by_and_a_thawed_one_goes_on() {
     let stage = stage("frozen", 3);
     let client = ClientPod::find(&stage.cluster, &stage.namespace, "client").unwrap();
     let address = stage.address();
-    let load = load_of(&client, &address);
+    let load = load_of(&client, &address, PATIENT);
     stage.on_node(&["pkill", "-STOP", "-x", "grpclb"]);
     // Its heartbeat is stale after half a second. What connects before that waits for it, and is given up.
     let passed_by = wait_until(Duration::from_secs(10), || {
@@ -206,9 +210,9 @@ fn a_frozen_agent_is_passed_by_and_a_thawed_one_goes_on() {
         (0, 1),
         "they go the plain way: {plain:?}"
     );
-    // Balanced again, and what waited goes on: each waiting call has 5 s, and the freeze was shorter.
+    // Balanced again, and what waited goes on: each waiting call has a minute, and the freeze was shorter.
     reaches(&stage.namespace, TARGET, 3);
-    assert_none_failed(&load.finish().unwrap());
+    end_unharmed(load);
     assert!(stage.installed.wait_until_ready().is_ok());
 }
 
@@ -217,11 +221,11 @@ fn a_frozen_agent_is_passed_by_and_a_thawed_one_goes_on() {
 fn a_kubelet_that_starts_anew_disturbs_no_call() {
     let stage = stage("kubelet", 3);
     let client = ClientPod::find(&stage.cluster, &stage.namespace, "client").unwrap();
-    let load = load_of(&client, &stage.address());
+    let load = load_of(&client, &stage.address(), PATIENT);
     drop(stage.cluster.stop(NODE, "kubelet").unwrap());
     // kubectl exec is answered by the kubelet.
     reaches(&stage.namespace, TARGET, 3);
-    assert_none_failed(&load.finish().unwrap());
+    end_unharmed(load);
 }
 
 /// May fail: the calls that were given to the servers of the node that vanishes, until its silence is noticed; each by its own
@@ -237,7 +241,7 @@ fn a_node_that_vanishes_holds_up_only_the_calls_that_were_given_to_it() {
         .filter_map(|(pod, node)| (node == "node2").then_some(pod))
         .collect();
     assert_eq!(there.len(), 2, "half of the servers are on the other node");
-    let load = load_of(&client, &address);
+    let load = load_of(&client, &address, GIVEN_UP);
     let vanished = Vanished::new(&stage.cluster, "node2");
     let begun = Instant::now();
     let avoided = wait_until(Duration::from_secs(35), || {

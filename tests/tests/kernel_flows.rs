@@ -52,6 +52,7 @@ fn a_connection_whose_service_cannot_be_kept_has_none_and_is_counted() {
         &["add chain inet t c { type filter hook input priority 0; }"],
     );
     pod.command("nft", &["add rule inet t c tcp dport 15021 drop"]);
+    kernel.heartbeat().beat(0);
     let client = pod.socket(service6());
     client.set_nonblocking(true).unwrap();
     assert_eq!(
@@ -113,6 +114,7 @@ fn a_pod_that_opted_in_has_its_messages_handed_over_and_byte_exact() {
     let mut kernel = machine.attached("one");
     let (pod, listeners) = steered_pod(&mut kernel, true);
     for service in [service4(), service6(), service_mapped()] {
+        kernel.heartbeat().beat(0);
         let mut client = pod.socket(service);
         let mut server = None;
         let counted = moved(&mut kernel, |kernel| {

@@ -250,6 +250,7 @@ fn a_late_handshake_after_the_handover_still_finds_its_service() {
         &["add chain inet t c { type filter hook input priority 0; }"],
     );
     pod.command("nft", &["add rule inet t c tcp dport 15021 drop"]);
+    kernel.heartbeat().beat(0);
     let client = pod.socket(service6());
     client.set_nonblocking(true).unwrap();
     assert_eq!(

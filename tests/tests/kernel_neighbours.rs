@@ -70,6 +70,7 @@ fn a_load_balancer_above_us_runs_behind_ours_and_we_win() {
     let mut kernel = machine.attached_to(&below, "one");
     let (pod, listeners) = steered_pod(&mut kernel);
     enter(&below);
+    kernel.heartbeat().beat(0);
     dial(&pod, service4()).unwrap();
     assert_eq!(
         arrival(&pod, &listeners, &kernel.identify()),
@@ -203,6 +204,7 @@ fn the_pods_cgroup_is_taken_where_there_is_one_and_our_listeners_outside_of_it_s
     );
 
     enter(&below);
+    kernel.heartbeat().beat(0);
     for service in [service4(), service6()] {
         dial(&pod, service).unwrap();
         assert_eq!(

@@ -299,8 +299,8 @@ fn a_worker_that_stopped_is_stale_after_half_a_second_and_not_before() {
         ..
     } = &mut world;
     let identify = kernel.identify();
-    kernel.heartbeat().beat(0);
     let beaten = std::time::Instant::now();
+    kernel.heartbeat().beat(0);
     let steered_for = loop {
         let client = pod.socket(service4());
         client.connect(&service4().into()).unwrap();

@@ -41,7 +41,11 @@ fn a_port_that_proves_not_to_be_http2_goes_plain_until_its_service_changes() {
         found.next().unwrap().clone()
     };
     for _ in 0..3 {
-        assert_eq!(echo(&agent.status().unwrap())["steered"], true);
+        agent
+            .wait_for("to steer the port again", |status| {
+                echo(status)["steered"] == true
+            })
+            .unwrap();
         stage.node.inside_pod(&stage.client, &connect).unwrap();
     }
     agent

@@ -146,10 +146,14 @@ pub(crate) async fn accept(listener: &TcpListener) -> TcpStream {
         .0
 }
 
-/// An address where nobody listens: connects are refused.
+/// An address where nobody listens: connects are refused. The port stays taken, so that no other test is given it.
 pub(crate) fn refusing() -> SocketAddr {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("its address")
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    let any = SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, 0));
+    socket.bind(&any.into()).expect("a port");
+    let address = socket.local_addr().expect("its address");
+    std::mem::forget(socket);
+    address.as_socket().expect("an IP address")
 }
 
 /// Ends the connection by a reset.

@@ -2,10 +2,11 @@
 #![allow(clippy::unwrap_used, dead_code, unreachable_pub)]
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use grpclb_tests::cluster::{Cluster, Namespace, PATIENCE};
 use grpclb_tests::install::{Installed, calls_reach};
-use grpclb_tests::load::{ClientPod, ClusterLoad, NodeLoad};
+use grpclb_tests::load::{ClientPod, PodLoad};
 use grpclb_tests::peers::Outcome;
 use grpclb_tests::process::wait_until;
 
@@ -40,13 +41,12 @@ pub fn stage(about: &str, replicas: u32) -> Stage {
 
 impl Stage {
     /// A load that runs.
-    pub fn load(&self) -> ClusterLoad {
+    pub fn load(&self) -> PodLoad {
         self.load_of(TARGET)
     }
 
-    pub fn load_of(&self, target: &str) -> ClusterLoad {
-        let mut load =
-            ClusterLoad::start(&self.namespace, "client", target, CONNECTIONS, CONCURRENCY).unwrap();
+    pub fn load_of(&self, target: &str) -> PodLoad {
+        let mut load = PodLoad::start(&self.namespace, "client", target, CONNECTIONS, CONCURRENCY).unwrap();
         load.wait_for(300).unwrap();
         load
     }
@@ -107,15 +107,18 @@ pub fn reaches(namespace: &Namespace, target: &str, servers: usize) {
     assert!(reached, "{target} does not reach {servers} servers: {last:?}");
 }
 
-/// A load of the client that runs, without the API server's help.
-pub fn load_of(client: &ClientPod, address: &str) -> NodeLoad {
-    let mut load = client.load(address, CONNECTIONS, CONCURRENCY).unwrap();
+/// A load of the client that runs, without the API server's help; each call has until `deadline`.
+pub fn load_of(client: &ClientPod, address: &str, deadline: Duration) -> PodLoad {
+    let mut load = client.load(address, CONNECTIONS, CONCURRENCY, deadline).unwrap();
     load.wait_for(300).unwrap();
     load
 }
 
+/// Ends a load, once it is one. None of its calls may have failed.
 #[track_caller]
-pub fn assert_none_failed(outcome: &Outcome) {
-    assert!(outcome.calls > 1000, "it is a load: {outcome:?}");
+pub fn end_unharmed(mut load: PodLoad) -> Outcome {
+    load.wait_for(1000).unwrap();
+    let outcome = load.finish().unwrap();
     outcome.assert_none_failed();
+    outcome
 }

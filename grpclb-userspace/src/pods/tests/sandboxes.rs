@@ -154,10 +154,11 @@ async fn a_sandbox_that_comes_later_is_steered_within_moments() {
     // Until the first pod of all, there is no cgroup of the kubelet: only the resync finds the first one here.
     fs::create_dir_all(kubelet.root.join("kubepods")).unwrap();
     let mut took = Vec::new();
-    for _ in 0..10 {
+    for _ in 0..3 {
         let uid = Kubelet::uid();
         room.want_specs([wanted(&uid)]);
-        room.status_where(&uid, |pod| pod.failures > 0).await;
+        // By now the next retry is 1.6 s away.
+        room.status_where(&uid, |pod| pod.failures >= 5).await;
         // The first one makes the cgroup of its class, too.
         let sandbox = kubelet.sandbox(&cgroupfs(&uid), None);
         let status = steered(&mut room, &uid).await;
@@ -166,7 +167,7 @@ async fn a_sandbox_that_comes_later_is_steered_within_moments() {
     }
     took.sort();
     println!("from the sandbox's cgroup to a steered pod: {took:?}");
-    assert!(took[took.len() / 2] < Duration::from_millis(300), "{took:?}");
+    assert!(took[took.len() / 2] < Duration::from_secs(1), "{took:?}");
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, Result, ensure};
 use grpclb_tests::cluster::{Cluster, Namespace, PATIENCE};
 use grpclb_tests::install::{Installed, calls_reach};
-use grpclb_tests::load::ClusterLoad;
+use grpclb_tests::load::PodLoad;
 use grpclb_tests::peers::Outcome;
 use grpclb_tests::process::wait_until;
 
@@ -111,8 +111,8 @@ impl Stage {
         )
     }
 
-    fn load(&self, connections: u32) -> Result<ClusterLoad> {
-        ClusterLoad::start(&self.namespace, CLIENT, TARGET, connections, CONCURRENCY)
+    fn load(&self, connections: u32) -> Result<PodLoad> {
+        PodLoad::start(&self.namespace, CLIENT, TARGET, connections, CONCURRENCY)
     }
 
     /// Backends by the end of their pods' names: all begin alike.
