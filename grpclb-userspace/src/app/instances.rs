@@ -73,16 +73,18 @@ impl Instance {
             }
         };
         // Only root may tell an agent to stop steering.
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(directory)
-            .map_err(failed("make it"))?;
+        let make_directory = || DirBuilder::new().recursive(true).mode(0o700).create(directory);
+        make_directory().map_err(failed("make it"))?;
         sweep(directory);
         let path = directory.join(format!("{name}.lock"));
         let mut options = OpenOptions::new();
         options.create(true).truncate(false).write(true);
-        let lock = claim(&path, || options.open(&path)).map_err(|refused| match refused {
+        // A cleanup takes the directory away as soon as it is empty.
+        let open = || {
+            make_directory()?;
+            options.open(&path)
+        };
+        let lock = claim(&path, open).map_err(|refused| match refused {
             Refused::Alive => Error::Alive(name.to_owned()),
             Refused::Io(source) => failed("make and lock the lock file")(source),
         })?;

@@ -33,14 +33,11 @@ impl Pins {
     pub(super) fn create(root: &Path, instance: &str) -> Result<Self> {
         check_name(instance)?;
         mount_bpffs(root)?;
-        fs::create_dir_all(root).map_err(failed(root, "make the directory"))?;
         sweep(root);
         let directory = root.join(instance);
+        // With the root, which goes with the last instance.
         let made = || {
-            match fs::create_dir(&directory) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-                _ => {}
-            }
+            fs::create_dir_all(&directory)?;
             File::open(&directory)
         };
         let lock = claim(&directory, made).map_err(|refused| match refused {
