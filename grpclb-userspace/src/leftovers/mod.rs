@@ -77,6 +77,8 @@ pub struct Leftovers {
 #[derive(Debug, Default)]
 struct State {
     counted: Option<Instant>,
+    /// Connections that were reset, ever: what was counted meanwhile is old already.
+    resets: u64,
     /// Connections that pods already had when they began to be steered.
     early: u64,
     counts: BTreeMap<Arc<str>, Count>,
@@ -129,6 +131,7 @@ impl Leftovers {
     }
 
     fn count_now(&self, pods: &[Pod], services: &Services) -> BTreeMap<Arc<str>, Count> {
+        let resets_before = self.lock().resets;
         let mut found = BTreeMap::new();
         for pod in pods {
             match self.bypassing(&pod.namespace, services, Which::Established) {
@@ -145,7 +148,7 @@ impl Leftovers {
             }
         }
         let mut state = self.lock();
-        state.counted = Some(Instant::now());
+        state.counted = (state.resets == resets_before).then(Instant::now);
         let known = |incarnation: &Arc<str>| pods.iter().any(|pod| pod.incarnation == *incarnation);
         state.adoptions.retain(|incarnation, _| known(incarnation));
         let before = std::mem::take(&mut state.counts);
@@ -237,6 +240,7 @@ impl Leftovers {
                 reset += 1;
                 self.note(pod, wish, |adoption| adoption.reset = reset);
                 let mut state = self.lock();
+                state.resets += 1;
                 let count = state.counts.entry(Arc::clone(&pod.incarnation)).or_default();
                 count.adopted += 1;
                 if let Some(left) = count.bypassing.get_mut(&connection.peer) {
