@@ -88,6 +88,35 @@ fn profile() -> PathBuf {
     }
 }
 
+/// Connects from a pod over and over, thousands of times a second, and says nothing on the connections.
+#[derive(Debug)]
+pub struct Dialler(Process);
+
+/// What became of a [`Dialler`]'s connects.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Dialled {
+    pub connected: u64,
+    /// By the kind of the error, in words.
+    pub errors: BTreeMap<String, u64>,
+}
+
+impl Dialler {
+    /// Returns when it begins.
+    pub fn start(node: &Node, client: &Pod, target: SocketAddr) -> Result<Self> {
+        let arguments = ["dial".into(), "--target".into(), target.to_string()];
+        let program = profile().join("grpclb-peer");
+        let process = Process::start(&node.place(client), "dialler", &program, &arguments)?;
+        process.line(PATIENCE)?;
+        Ok(Self(process))
+    }
+
+    /// Ends it.
+    pub fn finish(mut self) -> Result<Dialled> {
+        self.0.close_stdin();
+        Ok(serde_json::from_str(&self.0.line(PATIENCE)?)?)
+    }
+}
+
 /// A running server on a pod.
 #[derive(Debug)]
 pub struct Server {

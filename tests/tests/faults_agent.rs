@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use grpclb_tests::agent::{self, Agent};
-use grpclb_tests::peers::{Language, LoadPlan, Outcome, run_twice};
+use grpclb_tests::peers::{Dialler, Language, LoadPlan, Outcome, run_twice};
 use grpclb_tests::service::ECHO;
 use grpclb_tests::stage::Stage;
 use nix::sys::signal::Signal;
@@ -51,6 +51,42 @@ fn a_killed_agent_fails_only_the_calls_in_flight() {
         outcome.per_backend
     );
     assert_eq!(run_twice(&stage.servers), Vec::<String>::new());
+}
+
+/// May fail: none. The kernel lets go of the connect hooks before it closes the listeners and resets what was relayed: who
+/// connects in that moment goes the plain way.
+#[test]
+fn a_killed_agent_refuses_no_new_connection() {
+    let stage = Stage::new(&[Language::Go; 3]).expect("a node with three servers");
+    // Many connections, which take long to end.
+    let plan = LoadPlan {
+        concurrency: 300,
+        connections: 300,
+        delay_ms: 50,
+        ..LoadPlan::default()
+    };
+    for round in 0..3 {
+        let mut configuration = stage.configuration();
+        configuration.pods.clear();
+        let mut agent = Agent::start(&stage.node, &configuration).unwrap();
+        // Enabled when all else stands: its listeners are what the agent opened last.
+        agent.reconfigure(&stage.configuration()).unwrap();
+        let mut load = stage.load(Language::Go, &plan).unwrap();
+        load.wait_for(1000).unwrap();
+        let dialler = Dialler::start(&stage.node, &stage.client, ECHO.ipv4()).unwrap();
+        load.wait_for_more(1000).unwrap();
+        agent.process.kill().unwrap();
+        load.wait_for_more(1000).unwrap();
+        let dialled = dialler.finish().unwrap();
+        drop(load.finish().unwrap());
+        assert!(dialled.connected > 1000, "round {round}: {dialled:?}");
+        // That it is reset may happen to who was steered before.
+        assert_eq!(
+            dialled.errors.get("connection refused"),
+            None,
+            "round {round}: {dialled:?}"
+        );
+    }
 }
 
 /// The agent's death is a reset, so that nobody takes a truncated answer for a whole one: a stream in flight ends with an

@@ -3,56 +3,46 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
+use std::os::fd::{OwnedFd, RawFd};
 use std::path::Path;
 
 use aya::Ebpf;
-use aya::programs::cgroup_sock_addr::CgroupSockAddrLink;
-use aya::programs::sock_ops::SockOpsLink;
-use aya::programs::{CgroupAttachMode, Program, ProgramError, loaded_programs};
+use aya::programs::{ProgramFd, loaded_programs};
+use nix::sys::resource::{Resource, getrlimit};
 
 use super::loader::refused;
 use super::plan::{HOOKS, Hook, Standing, Step};
 use super::{AttachedProgram, Error, Result, cgroup, sys};
 
+/// The connect hooks' links have the highest descriptors of the process, so that the kernel lets go of them first when it is
+/// killed: before the pods' listeners, which would refuse who is still steered to them, and before the connections that were
+/// relayed, whose clients come back at once. Above the descriptors that an agent needs for 15,000 connections; the kernel's table
+/// of them takes 256 KiB for it.
+const CONNECT_DESCRIPTORS: u64 = 32_768;
+
 /// Our links. Fields drop in this order: new connections are let go of before what keeps the old ones' names true.
 #[derive(Debug, Default)]
 pub(super) struct Links {
-    connect: Vec<(&'static str, CgroupSockAddrLink)>,
-    names: Vec<CgroupSockAddrLink>,
-    sock_ops: Vec<SockOpsLink>,
+    connect: Vec<(&'static str, OwnedFd)>,
+    others: Vec<OwnedFd>,
     steps: Vec<Step>,
 }
 
 impl Links {
     /// Attaches one step after the other. On an error what was attached is let go of.
-    pub(super) fn attach(ebpf: &mut Ebpf, steps: &[Step]) -> Result<Self> {
+    pub(super) fn attach(ebpf: &Ebpf, steps: &[Step]) -> Result<Self> {
         let mut links = Self::default();
         for step in steps {
             let cgroup = open(&step.cgroup)?;
             let what = format!("attach {} to {}", step.hook.name, step.cgroup.display());
-            // Links never replace and are never replaced, whatever mode one asks for.
-            let mode = CgroupAttachMode::Single;
-            let failed = |error: ProgramError| refused(&what, &error);
-            match ebpf.program_mut(step.hook.program) {
-                Some(Program::CgroupSockAddr(program)) => {
-                    let id = program.attach(&cgroup, mode).map_err(failed)?;
-                    let link = program.take_link(id).map_err(failed)?;
-                    if is_connect(&step.hook) {
-                        links.connect.push((step.hook.name, link));
-                    } else {
-                        links.names.push(link);
-                    }
-                }
-                Some(Program::SockOps(program)) => {
-                    let id = program.attach(&cgroup, mode).map_err(failed)?;
-                    links.sock_ops.push(program.take_link(id).map_err(failed)?);
-                }
-                _ => {
-                    return Err(Error::Load {
-                        what,
-                        reason: "it is no program of ours".into(),
-                    });
-                }
+            let program = program_of(ebpf, step.hook.program, &what)?;
+            let link = sys::link_to_cgroup(program, &cgroup, step.hook.attach_type)
+                .map_err(|error| refused(&what, &error))?;
+            if is_connect(&step.hook) {
+                let link = sys::move_above(link, first_of_connect());
+                links.connect.push((step.hook.name, link));
+            } else {
+                links.others.push(link);
             }
             links.steps.push(step.clone());
         }
@@ -102,6 +92,13 @@ impl Links {
     }
 }
 
+/// Where the connect hooks' descriptors begin: below the limit where that is lower, with room for both families.
+fn first_of_connect() -> RawFd {
+    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(limit, _)| limit);
+    let first = limit.saturating_sub(2).min(CONNECT_DESCRIPTORS);
+    RawFd::try_from(first).unwrap_or_default()
+}
+
 fn is_connect(hook: &Hook) -> bool {
     hook.name.starts_with("connect")
 }
@@ -137,6 +134,15 @@ pub(super) fn standing(target: &Path, root: &Path) -> Result<Vec<Standing>> {
         }
     }
     Ok(found)
+}
+
+fn program_of<'a>(ebpf: &'a Ebpf, name: &str, what: &str) -> Result<&'a ProgramFd> {
+    let unknown = || Error::Load {
+        what: what.into(),
+        reason: "it is no program of ours".into(),
+    };
+    let program = ebpf.program(name).ok_or_else(unknown)?;
+    program.fd().map_err(|error| refused(what, &error))
 }
 
 fn program_id(ebpf: &Ebpf, name: &str) -> Option<u32> {

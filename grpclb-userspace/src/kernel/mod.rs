@@ -4,7 +4,8 @@
 //! Order of use: [`Kernel::load`] (maps are pinned, nothing is attached) → fill the maps → [`Kernel::attach`] (connect
 //! hooks last, then a connect of its own proves that they work) → [`Kernel::detach_connect`] when another instance takes
 //! over or the agent drains → drop (everything goes, own pins included). Links are held by the process: when it dies,
-//! the kernel lets go of everything at once and connects are what plain Kubernetes would have made them.
+//! the kernel lets go of the connect hooks first, then of everything else, and connects are what plain Kubernetes would have made
+//! them.
 
 mod attach;
 mod cgroup;
@@ -163,7 +164,7 @@ impl Kernel {
         })?;
         // Before the links: should it be replaced meanwhile, that shows.
         self.target = cgroup::identity(&target);
-        self.links = Links::attach(&mut self.ebpf, &steps)?;
+        self.links = Links::attach(&self.ebpf, &steps)?;
         self.state = Attached {
             cgroup: target.clone(),
             ipv6,

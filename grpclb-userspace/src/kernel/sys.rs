@@ -3,7 +3,7 @@
 
 use std::io;
 use std::mem::{size_of, zeroed};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use aya::maps::{HashMap, IterableMap as _, MapData};
 use nix::libc;
@@ -65,6 +65,61 @@ pub(super) fn query_cgroup(cgroup: &impl AsFd, attach_type: u32, effective: bool
         flags: attr.attach_flags,
         programs,
     })
+}
+
+/// The kernel's `union bpf_attr` for `BPF_LINK_CREATE`, as far back as 5.7.
+#[repr(C)]
+struct LinkAttr {
+    prog_fd: u32,
+    target_fd: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+const BPF_LINK_CREATE: libc::c_int = 28;
+
+/// Attaches a program to a hook of a cgroup, for as long as the link is open. Others' programs stay: links are always `MULTI`.
+///
+/// aya does this, too, but keeps the descriptor to itself, and which number it has matters: see [`move_above`].
+pub(super) fn link_to_cgroup(
+    program: &impl AsFd,
+    cgroup: &impl AsFd,
+    attach_type: u32,
+) -> io::Result<OwnedFd> {
+    let attr = LinkAttr {
+        prog_fd: program.as_fd().as_raw_fd().cast_unsigned(),
+        target_fd: cgroup.as_fd().as_raw_fd().cast_unsigned(),
+        attach_type,
+        flags: 0,
+    };
+    // SAFETY: `attr` is laid out as the kernel reads it, and its size is given.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_LINK_CREATE,
+            &raw const attr,
+            size_of::<LinkAttr>() as libc::c_uint,
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel made this descriptor for us just now; it is an `int`, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(result as RawFd) })
+}
+
+/// The same descriptor with the first free number from `lowest` on; with its old one where there is none.
+///
+/// A process that dies lets go of its descriptors from the highest number to the lowest: the kernel notes them in ascending
+/// order as work to be done at its exit, and does the newest first (`close_files`, `fput`, `task_work_run`).
+pub(super) fn move_above(descriptor: OwnedFd, lowest: RawFd) -> OwnedFd {
+    // SAFETY: F_DUPFD_CLOEXEC takes a number and touches no memory.
+    let moved = unsafe { libc::fcntl(descriptor.as_raw_fd(), libc::F_DUPFD_CLOEXEC, lowest) };
+    if moved < 0 {
+        return descriptor;
+    }
+    // SAFETY: the kernel made this descriptor for us just now, and nobody else knows it.
+    unsafe { OwnedFd::from_raw_fd(moved) }
 }
 
 /// The kernel's `union bpf_attr` for `BPF_MAP_*_BATCH`, as far back as 5.6.

@@ -2,6 +2,7 @@
 //! output, which are the same in all languages.
 
 mod client;
+mod dial;
 mod load;
 mod scenarios;
 mod server;
@@ -45,6 +46,10 @@ enum Arguments {
         scenarios: Vec<String>,
     },
     Load(load::Plan),
+    Dial {
+        #[arg(long)]
+        target: SocketAddr,
+    },
 }
 
 #[tokio::main]
@@ -63,5 +68,6 @@ async fn main() -> anyhow::Result<()> {
             Ok(())
         }
         Arguments::Load(plan) => load::run(plan).await,
+        Arguments::Dial { target } => dial::run(target).await,
     }
 }
