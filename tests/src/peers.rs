@@ -101,19 +101,26 @@ pub struct Dialled {
 }
 
 impl Dialler {
-    /// Returns when it begins.
     pub fn start(node: &Node, client: &Pod, target: SocketAddr) -> Result<Self> {
         let arguments = ["dial".into(), "--target".into(), target.to_string()];
         let program = profile().join("grpclb-peer");
-        let process = Process::start(&node.place(client), "dialler", &program, &arguments)?;
-        process.line(PATIENCE)?;
-        Ok(Self(process))
+        Process::start(&node.place(client), "dialler", &program, &arguments).map(Self)
+    }
+
+    /// Waits until it tells of a hundred connects more, which may have begun before this.
+    pub fn goes_on(&self) -> Result<()> {
+        self.0.line(PATIENCE).map(drop)
     }
 
     /// Ends it.
     pub fn finish(mut self) -> Result<Dialled> {
         self.0.close_stdin();
-        Ok(serde_json::from_str(&self.0.line(PATIENCE)?)?)
+        loop {
+            let line = self.0.line(PATIENCE)?;
+            if let Ok(dialled) = serde_json::from_str(&line) {
+                return Ok(dialled);
+            }
+        }
     }
 }
 

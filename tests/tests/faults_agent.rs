@@ -74,12 +74,11 @@ fn a_killed_agent_refuses_no_new_connection() {
         let mut load = stage.load(Language::Go, &plan).unwrap();
         load.wait_for(1000).unwrap();
         let dialler = Dialler::start(&stage.node, &stage.client, ECHO.ipv4()).unwrap();
-        load.wait_for_more(1000).unwrap();
+        dialler.goes_on().unwrap();
         agent.process.kill().unwrap();
         load.wait_for_more(1000).unwrap();
         let dialled = dialler.finish().unwrap();
         drop(load.finish().unwrap());
-        assert!(dialled.connected > 1000, "round {round}: {dialled:?}");
         // That it is reset may happen to who was steered before.
         assert_eq!(
             dialled.errors.get("connection refused"),

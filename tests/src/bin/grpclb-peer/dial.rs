@@ -7,7 +7,10 @@ use serde_json::json;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpSocket;
 
-/// Prints one line when it begins, and at the end how many connections came about and why others did not.
+/// A progress line is printed each so many connects.
+const PROGRESS: u64 = 100;
+
+/// Prints how far it is, and at the end how many connections came about and why others did not.
 pub(crate) async fn run(target: SocketAddr) -> anyhow::Result<()> {
     let (mut connected, mut errors) = (0_u64, BTreeMap::<String, u64>::new());
     let enough = tokio::spawn(async {
@@ -18,7 +21,7 @@ pub(crate) async fn run(target: SocketAddr) -> anyhow::Result<()> {
             .is_ok_and(|length| length > 0)
         {}
     });
-    println!("{}", json!({"dialling": target.to_string()}));
+    let mut tried = 0;
     while !enough.is_finished() {
         let socket = match target {
             SocketAddr::V4(_) => TcpSocket::new_v4()?,
@@ -29,6 +32,10 @@ pub(crate) async fn run(target: SocketAddr) -> anyhow::Result<()> {
         match socket.connect(target).await {
             Ok(_) => connected += 1,
             Err(error) => *errors.entry(error.kind().to_string()).or_default() += 1,
+        }
+        tried += 1;
+        if tried % PROGRESS == 0 {
+            println!("{}", json!({"progress": tried}));
         }
     }
     println!("{}", json!({"connected": connected, "errors": errors}));
