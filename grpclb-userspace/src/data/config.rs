@@ -19,7 +19,8 @@ pub struct Config {
     pub probe_slot: u32,
     /// What the probe is answered with: names this agent instance.
     pub probe_token: Arc<str>,
-    /// Called with the worker's number every 100 ms, from that worker's own loop.
+    /// Called with the worker's number from that worker's own loop: when it starts, every 100 ms while it has pods, and every
+    /// 250 ms else.
     pub heartbeat: Arc<dyn Fn(usize) + Send + Sync>,
     /// The slot of a connection accepted over IPv6, where the address cannot carry it.
     pub identify: Arc<dyn Fn(BorrowedFd<'_>) -> Option<u32> + Send + Sync>,

@@ -30,6 +30,7 @@ mod relay;
 mod services;
 mod socket;
 mod status;
+mod ticks;
 mod totals;
 mod wake;
 mod worker;

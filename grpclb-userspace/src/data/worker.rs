@@ -12,19 +12,22 @@ use grpclb_engine::Time;
 use grpclb_engine::splitter::Budget;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::MissedTickBehavior;
 
 use super::config::{Config, Leave, Listeners};
 use super::news::Hearer;
 use super::pod::Pod;
 use super::services::Services;
 use super::status::WorkerStatus;
+use super::ticks::Ticks;
 use super::totals::Totals;
 use crate::model::PodId;
 use crate::netns::Netns;
 
 /// How often the worker shows that its loop turns; the connect hooks leave its pods alone after 500 ms without.
 const HEARTBEAT: Duration = Duration::from_millis(100);
+
+/// How often a worker without pods does: a large node has many, and nothing is steered to them.
+const IDLE_HEARTBEAT: Duration = Duration::from_millis(250);
 
 /// One read of frames: they are forwarded while the cache still holds them.
 pub(super) const FRAMES_READ: usize = 64 * 1024;
@@ -167,21 +170,35 @@ async fn run(
         present: HashMap::new(),
         leaving: Vec::new(),
     };
-    let mut heartbeat = tokio::time::interval(HEARTBEAT);
-    heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let beat = Arc::clone(&pods.worker.config.heartbeat);
+    beat(index);
+    let mut heartbeat = Ticks::every(IDLE_HEARTBEAT).unwrap_or_else(|error| no_timer(index, &error));
     loop {
         tokio::select! {
             biased;
-            _ = heartbeat.tick() => {
-                (pods.worker.config.heartbeat)(index);
+            ticked = heartbeat.tick() => {
+                ticked.unwrap_or_else(|error| no_timer(index, &error));
+                beat(index);
                 pods.look();
             }
             command = inbox.recv() => match command {
-                Some(command) => pods.obey(command),
+                Some(command) => {
+                    pods.obey(command);
+                    let pace = if pods.present.is_empty() { IDLE_HEARTBEAT } else { HEARTBEAT };
+                    if pace != heartbeat.period() {
+                        beat(index);
+                        heartbeat.change(pace).unwrap_or_else(|error| no_timer(index, &error));
+                    }
+                }
                 None => return, // the runtime drops all tasks, which resets their connections
             },
         }
     }
+}
+
+/// A worker that cannot beat is as good as dead, and its connections with it.
+fn no_timer<T>(index: usize, error: &io::Error) -> T {
+    panic!("data worker {index}: no timer: {error}")
 }
 
 struct Pods {

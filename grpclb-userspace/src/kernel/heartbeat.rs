@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use aya::maps::{Array, MapData};
 use nix::time::{ClockId, clock_gettime};
 
-/// Writes heartbeats. Each data worker beats from its own loop every 100 ms ([`grpclb_abi::HEARTBEAT_INTERVAL_NS`]);
+/// Writes heartbeats. Each data worker that has pods beats from its own loop every 100 ms ([`grpclb_abi::HEARTBEAT_INTERVAL_NS`]);
 /// after 500 ms without, the connects of its pods go the plain way.
 #[derive(Clone)]
 pub struct Heartbeat {
