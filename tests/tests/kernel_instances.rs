@@ -44,6 +44,26 @@ fn the_pins_are_there_while_the_instance_lives_and_gone_with_it() {
     assert!(!machine.pin_root.exists(), "directory, link and root are gone");
 }
 
+/// Each dials from a cgroup of its own, and removes those of the dead.
+#[test]
+fn agents_that_attach_at_the_same_moment_all_prove_that_it_works() {
+    let machine = Machine::new();
+    let attach = |instance: &str| {
+        let mut kernel = Kernel::load(&machine.options(instance)).unwrap();
+        let attached = kernel.attach().unwrap();
+        (kernel, attached)
+    };
+    for round in 0..10 {
+        let all: Vec<_> = std::thread::scope(|scope| {
+            let agents = ["one", "two", "three"].map(|instance| scope.spawn(|| attach(instance)));
+            agents.map(|agent| agent.join().unwrap()).into()
+        });
+        for (_, attached) in &all {
+            assert!(attached.verified, "round {round}: {:?}", attached.notes);
+        }
+    }
+}
+
 #[test]
 fn nothing_of_ours_stays_in_the_kernel() {
     let machine = Machine::new();

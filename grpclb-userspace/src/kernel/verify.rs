@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use grpclb_abi::{HEARTBEAT_INTERVAL_NS, Slot, VERIFY_WORKER};
 use nix::errno::Errno;
+use nix::fcntl::Flock;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrLike, SockaddrStorage, connect, getpeername, getsockname,
@@ -25,6 +26,7 @@ use super::loader::Maps;
 use super::pod::Plain;
 use super::tables::{Pod, Service, service_key};
 use super::{Heartbeat, Identify, sys};
+use crate::claim::{Refused, claim, of_the_dead};
 use crate::netns::cookie_here;
 
 const SERVICE4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
@@ -275,6 +277,7 @@ impl Drop for Steering<'_> {
 struct Place {
     cgroup: PathBuf,
     procs: File,
+    _lock: Flock<File>,
 }
 
 const PREFIX: &str = "grpclb-verify-";
@@ -283,12 +286,21 @@ impl Place {
     fn make(target: &Path, instance: &str) -> io::Result<Self> {
         sweep(target);
         let cgroup = target.join(format!("{PREFIX}{instance}"));
-        match fs::create_dir(&cgroup) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
-        }
+        let made = || match fs::create_dir(&cgroup) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            _ => File::open(&cgroup),
+        };
+        // While nobody runs in it yet, only the lock tells others that it is in use.
+        let lock = claim(&cgroup, made).map_err(|refused| match refused {
+            Refused::Alive => io::Error::other(format!("{} is in use", cgroup.display())),
+            Refused::Io(error) => error,
+        })?;
         let procs = OpenOptions::new().write(true).open(cgroup.join("cgroup.procs"))?;
-        Ok(Self { cgroup, procs })
+        Ok(Self {
+            cgroup,
+            procs,
+            _lock: lock,
+        })
     }
 
     /// Runs `child` in a process in this cgroup and waits for its exit code.
@@ -322,10 +334,12 @@ impl Drop for Place {
     }
 }
 
-/// Removes cgroups that a killed agent left. One in use, another agent's, refuses to go.
+/// Removes cgroups that killed agents left.
 fn sweep(target: &Path) {
     for entry in fs::read_dir(target).into_iter().flatten().flatten() {
-        if entry.file_name().to_string_lossy().starts_with(PREFIX) {
+        if entry.file_name().to_string_lossy().starts_with(PREFIX)
+            && let Some(_lock) = of_the_dead(&entry.path())
+        {
             let _: io::Result<()> = fs::remove_dir(entry.path());
         }
     }
