@@ -10,6 +10,7 @@ use std::time::Duration;
 use cli_support::{SERVER, SOON, Said, enable, grpclb, kubeconfig, program, read_all, shop};
 use grpclb_tests::cluster::{Cluster, TEST_IMAGE};
 use grpclb_tests::install::{Installed, NAMESPACE, calls_reach};
+use grpclb_tests::load::PodLoad;
 use grpclb_tests::process::wait_until;
 
 /// In a Secret, in an environment, in arguments and in an annotation of a pod.
@@ -179,6 +180,67 @@ fn adopt_moves_old_connections_and_says_how_many() {
             "Nothing to do: no connection of 1 steered pod bypasses grpclb.\n"
         )
     );
+}
+
+/// May fail: none. On that node calls go the plain way, and whoever asks is told why; on the other one nothing changes.
+#[test]
+fn a_node_that_is_switched_off_goes_the_plain_way_and_says_so() {
+    let cluster = Cluster::find().unwrap();
+    let _installed = Installed::new(&cluster).unwrap();
+    let namespace = shop(&cluster, "node");
+    let (admin, name) = (cluster.kubeconfig(), namespace.name());
+    namespace.start_client("other", Some("node2")).unwrap();
+    calls_reach(&namespace, "other", SERVER, 3, SOON).unwrap();
+    let mut load = PodLoad::start(&namespace, "other", SERVER, 4, 16).unwrap();
+    load.wait_for(300).unwrap();
+
+    let off = SwitchedOff::new(&cluster, "node2");
+    calls_reach(&namespace, "other", SERVER, 1, SOON).unwrap();
+    calls_reach(&namespace, "client", SERVER, 3, SOON).unwrap();
+    let status = grpclb(&admin, &["status"]);
+    let line = "node2: steering is off, since this node's label grpclb.io/enabled is false";
+    assert!(status.status == 0 && status.out.contains(line), "{status:?}");
+    let node = grpclb(&admin, &["status", "--node", "node2"]);
+    let line = "off, since this node's label grpclb.io/enabled is false: new connections go the plain way";
+    assert!(node.out.contains(line), "{node:?}");
+    let no = grpclb(&admin, &["explain", "-n", name, "other", SERVER]);
+    assert!(
+        no.status == 1 && no.out.contains("label grpclb.io/enabled is false"),
+        "{no:?}"
+    );
+
+    drop(off);
+    calls_reach(&namespace, "other", SERVER, 3, SOON).unwrap();
+    load.wait_for_more(1000).unwrap();
+    load.finish().unwrap().assert_none_failed();
+    let status = grpclb(&admin, &["status"]);
+    assert!(!status.out.contains("steering is off"), "{status:?}");
+}
+
+/// A node whose label takes it out. Dropping this takes the label away.
+struct SwitchedOff {
+    cluster: Cluster,
+    node: &'static str,
+}
+
+impl SwitchedOff {
+    fn new(cluster: &Cluster, node: &'static str) -> Self {
+        let label = ["label", "node", node, "grpclb.io/enabled=false"];
+        cluster.kubectl(&label).unwrap();
+        Self {
+            cluster: cluster.clone(),
+            node,
+        }
+    }
+}
+
+impl Drop for SwitchedOff {
+    fn drop(&mut self) {
+        let label = ["label", "node", self.node, "grpclb.io/enabled-"];
+        if let Err(error) = self.cluster.kubectl(&label) {
+            eprintln!("{error:#}");
+        }
+    }
 }
 
 /// The Role of the manifests, bound to somebody who may do nothing else.
