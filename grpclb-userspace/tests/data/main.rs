@@ -1,6 +1,7 @@
 //! The data plane with real sockets, without the kernel room: clients dial the listener's `127.S.S.S` addresses
 //! themselves, as the connect hooks would make them do. Needs root (entering network namespaces).
 
+mod beats;
 mod bytes;
 mod calls;
 mod deaths;
