@@ -110,6 +110,26 @@ fn round_robin_interleaves_smoothly() {
     assert_eq!(turns[..6].iter().filter(|&&n| n == 0).count(), 4);
 }
 
+/// An application that asks for a light thing and then for a heavy one, each time: over two endpoints, or four, a fixed order
+/// would give all that is heavy to one half of them.
+#[test]
+fn round_robin_does_not_give_each_of_two_alternating_kinds_of_calls_its_own_half() {
+    for endpoints in [2, 4, 12] {
+        let (mut picker, mut rng) = (
+            Picker::new(&service(Policy::RoundRobin, &vec![1; endpoints]), 3),
+            Rng::seeded(5),
+        );
+        let mut heavy = vec![0; endpoints];
+        for _ in 0..1000 * endpoints {
+            let _light = pick(&mut picker, &mut rng);
+            let member = pick(&mut picker, &mut rng);
+            heavy[number(&picker, member)] += 1;
+        }
+        // A fair share is 1000; its standard deviation is below 30 where halves are drawn.
+        assert!(heavy.iter().all(|calls| (900..1100).contains(calls)), "{heavy:?}");
+    }
+}
+
 #[test]
 fn random_picks_follow_the_weights() {
     // Four degrees of freedom: 99.9 % of fair draws lie below 18.47.

@@ -451,9 +451,16 @@ impl Picker {
                 .map(|(key, _)| key)
         };
         if self.policy == Policy::RoundRobin {
-            let mut best = None;
+            // Who has equal claims is drawn: in an order that is the same in every round, calls of two kinds that alternate
+            // would each meet their own half of the endpoints for ever.
+            let (mut best, mut equals) = (None, 0);
             usable(None, &mut |key, member| {
-                if best.is_none_or(|(_, credit)| member.credit > credit) {
+                equals = match best {
+                    Some((_, credit)) if member.credit < credit => return false,
+                    Some((_, credit)) if member.credit == credit => equals + 1,
+                    _ => 1,
+                };
+                if rng.below(equals) == 0 {
                     best = Some((key, member.credit));
                 }
                 false

@@ -6,7 +6,8 @@ use std::str::FromStr;
 /// How a Service's calls are spread over its endpoints. Every policy honours weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Policy {
-    /// In turn; unequal weights are interleaved smoothly (`a a b a` instead of `a a a b`).
+    /// Each once in a round, in an order that is drawn anew for each round; unequal weights are interleaved smoothly (`a a b a`
+    /// instead of `a a a b`).
     #[default]
     RoundRobin,
     /// Independently at random, in proportion to the weights.
