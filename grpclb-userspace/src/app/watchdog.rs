@@ -10,10 +10,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// How often the watchdog looks.
-const INTERVAL: Duration = Duration::from_millis(250);
+const INTERVAL: Duration = Duration::from_millis(500);
 /// So many looks in a row without a beat: 3 s. Looks are counted, not time: after SIGSTOP and SIGCONT, or a suspended
 /// machine, the workers have their chance before they are judged.
-const LOOKS: u32 = 12;
+const LOOKS: u32 = 6;
 
 /// Counts the beats of every worker.
 #[derive(Debug)]

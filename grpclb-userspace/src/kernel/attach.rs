@@ -17,8 +17,8 @@ use super::{AttachedProgram, Error, Result, cgroup, sys};
 /// The connect hooks' links have the highest descriptors of the process, so that the kernel lets go of them first when it is
 /// killed: before the pods' listeners, which would refuse who is still steered to them, and before the connections that were
 /// relayed, whose clients come back at once. Above the descriptors that an agent needs for 15,000 connections; the kernel's table
-/// of them takes 256 KiB for it.
-const CONNECT_DESCRIPTORS: u64 = 32_768;
+/// of them, whose sizes are powers of two, takes 256 KiB for it.
+const CONNECT_DESCRIPTORS: u64 = 32_000;
 
 /// Our links. Fields drop in this order: new connections are let go of before what keeps the old ones' names true.
 #[derive(Debug, Default)]
