@@ -8,6 +8,7 @@
 
 mod backoff;
 mod load;
+mod member;
 mod picker;
 mod policy;
 mod subset;
@@ -17,7 +18,8 @@ use std::sync::Arc;
 
 pub use backoff::Backoff;
 pub use load::Load;
-pub use picker::{Choice, Member, MemberKey, Picker, Standing};
+pub use member::{Member, MemberKey};
+pub use picker::{Choice, Picker, Standing};
 pub use policy::{Policy, UnknownPolicy};
 
 /// One port of one Service as one client pod balances over it; an immutable snapshot that is swapped as a whole.

@@ -5,8 +5,9 @@
 
 use std::sync::Arc;
 
+use super::member::Member;
 use super::subset::rank;
-use super::{Backoff, Endpoint, Load, Policy, Service, State, backoff};
+use super::{Endpoint, MemberKey, Policy, Service, State, backoff};
 use crate::rng::Rng;
 use crate::time::Time;
 
@@ -16,20 +17,6 @@ const CREDIT_ROUNDS: i64 = 4;
 
 /// A difference of expected latency below a fifth is noise: the first of two, which was drawn by weight, keeps the call.
 const NOISE: f64 = 0.8;
-
-/// Names a member of one picker; a key of a member that has left names nobody.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct MemberKey {
-    index: u32,
-    generation: u32,
-}
-
-impl MemberKey {
-    /// A small number, unique among the members there are at one time: for tables beside the picker.
-    pub const fn index(self) -> usize {
-        self.index as usize
-    }
-}
 
 /// What the connections to an endpoint allow at this moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,52 +50,6 @@ pub struct Choice {
     pub standing: Standing,
     /// Whom the policy wanted, when that one has no room and another takes the call instead: to be dialled.
     pub wanted: Option<MemberKey>,
-}
-
-/// An endpoint in use by this client pod.
-#[derive(Clone, Debug)]
-pub struct Member {
-    endpoint: Endpoint,
-    /// Smooth weighted round robin: what this endpoint is owed, in units of weight.
-    credit: i64,
-    backoff: Backoff,
-    load: Load,
-    picks: u64,
-    errors: u64,
-    opaque: u32,
-}
-
-impl Member {
-    pub fn endpoint(&self) -> &Endpoint {
-        &self.endpoint
-    }
-
-    pub fn backoff(&self) -> &Backoff {
-        &self.backoff
-    }
-
-    pub fn load(&self) -> &Load {
-        &self.load
-    }
-
-    /// Calls given to this endpoint so far.
-    pub fn picks(&self) -> u64 {
-        self.picks
-    }
-
-    /// Calls that it lost or reset.
-    pub fn errors(&self) -> u64 {
-        self.errors
-    }
-
-    /// Opaque connections in flight.
-    pub fn opaque(&self) -> u32 {
-        self.opaque
-    }
-
-    fn weight(&self) -> u32 {
-        self.endpoint.weight.max(1)
-    }
 }
 
 /// The balancing state of one (client pod, Service).
@@ -362,15 +303,7 @@ impl Picker {
     }
 
     fn add(&mut self, endpoint: Endpoint) {
-        let member = Member {
-            endpoint,
-            credit: 0,
-            backoff: Backoff::default(),
-            load: Load::default(),
-            picks: 0,
-            errors: 0,
-            opaque: 0,
-        };
+        let member = Member::new(endpoint);
         let free = self
             .slots
             .iter()
