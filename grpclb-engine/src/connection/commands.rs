@@ -156,7 +156,7 @@ impl Connection {
     }
 
     /// Ends the connection when its streams have ended. A server says GOAWAY twice (RFC 9113 §6.8): that it will go,
-    /// then, a round trip later, which streams it took. A client opens no more streams.
+    /// then, two round trips later, which streams it took. A client opens no more streams.
     pub fn shutdown(&mut self, now: Time) {
         self.begin_shutdown(now);
     }

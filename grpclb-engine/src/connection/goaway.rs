@@ -9,7 +9,7 @@ use super::{By, Cause, CloseReason, Connection, Event, PingKind, Role, State};
 use crate::Time;
 use crate::frame::{ErrorCode, StreamId};
 
-/// How long a peer may take to acknowledge the first of two GOAWAYs before the second follows.
+/// How long a peer may take to answer each of the PINGs behind the first of two GOAWAYs before the second follows.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What has been said about the end.
@@ -26,6 +26,9 @@ enum Step {
     Nothing,
     /// "I will go": no stream is refused yet.
     Announced,
+    /// The peer has read that. What it had begun before may still be on its way: the h2 crate answers a PING before it sends the
+    /// HEADERS that wait in its buffer, and calls that are refused then are lost to clients that do not try again.
+    Read,
     /// Streams above this one are ignored.
     Final(StreamId),
 }
@@ -59,7 +62,18 @@ impl Connection {
         self.ping(now, PingKind::Shutdown, SHUTDOWN_PATIENCE);
     }
 
-    /// The peer has read the first GOAWAY, or has had its time.
+    /// The peer has answered the PING behind the first GOAWAY, or the one behind that: what it had begun before the first is here
+    /// when it has answered both.
+    pub(super) fn shutdown_answered(&mut self, now: Time) {
+        if self.goaway.sent == Step::Announced {
+            self.goaway.sent = Step::Read;
+            self.ping(now, PingKind::Shutdown, SHUTDOWN_PATIENCE);
+        } else {
+            self.finish_shutdown();
+        }
+    }
+
+    /// The peer has had its time.
     pub(super) fn finish_shutdown(&mut self) {
         self.final_goaway(ErrorCode::NO_ERROR, "");
     }

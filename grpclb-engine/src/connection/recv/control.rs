@@ -105,7 +105,7 @@ impl Connection {
     pub(super) fn recv_pong(&mut self, payload: [u8; 8], now: Time) -> Option<Event> {
         let (kind, waiting) = self.pings.acknowledge(payload)?;
         if kind == PingKind::Shutdown {
-            self.finish_shutdown();
+            self.shutdown_answered(now);
             return None;
         }
         let (round_trip, received) = (waiting.round_trip(now), self.received - waiting.received);

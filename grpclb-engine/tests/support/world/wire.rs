@@ -225,6 +225,14 @@ impl World {
             self.splitter
                 .handle_input(self.now, ConnId::Client(client.id), &mut client.wire.input);
             moved = true;
+        } else if client.side.connection.is_closed()
+            && client.wire.to_splitter.is_empty()
+            && client.side.output.is_empty()
+        {
+            client.over = true;
+            self.splitter
+                .handle_closed(self.now, ConnId::Client(client.id), Ended::Eof);
+            moved = true;
         }
         moved
     }
