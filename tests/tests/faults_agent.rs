@@ -53,8 +53,8 @@ fn a_killed_agent_fails_only_the_calls_in_flight() {
     assert_eq!(run_twice(&stage.servers), Vec::<String>::new());
 }
 
-/// May fail: none. The kernel lets go of the connect hooks before it closes the listeners and resets what was relayed: who
-/// connects in that moment goes the plain way.
+/// May fail: the calls in flight. The kernel lets go of the connect hooks before it closes the listeners and resets what was
+/// relayed: who connects in that moment goes the plain way.
 #[test]
 fn a_killed_agent_refuses_no_new_connection() {
     let stage = Stage::new(&[Language::Go; 3]).expect("a node with three servers");
@@ -79,10 +79,10 @@ fn a_killed_agent_refuses_no_new_connection() {
         load.wait_for_more(1000).unwrap();
         let dialled = dialler.finish().unwrap();
         drop(load.finish().unwrap());
-        // That it is reset may happen to who was steered before.
-        assert_eq!(
-            dialled.errors.get("connection refused"),
-            None,
+        assert!(dialled.connected > 0, "round {round}: {dialled:?}");
+        // Who was steered just before may be reset.
+        assert!(
+            dialled.errors.keys().all(|error| error == "connection reset"),
             "round {round}: {dialled:?}"
         );
     }

@@ -48,18 +48,8 @@ pub(super) fn query_cgroup(cgroup: &impl AsFd, attach_type: u32, effective: bool
         prog_cnt: MAX_PROGRAMS as u32,
         padding: 0,
     };
-    // SAFETY: `attr` is laid out as the kernel reads it, its size is given, and `ids` has room for `prog_cnt` ids.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            BPF_PROG_QUERY,
-            &raw mut attr,
-            size_of::<QueryAttr>() as libc::c_uint,
-        )
-    };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    // SAFETY: `attr` is laid out as the kernel reads it, and `ids` has room for `prog_cnt` ids.
+    unsafe { bpf(BPF_PROG_QUERY, &mut attr) }?;
     let programs = ids[..(attr.prog_cnt as usize).min(MAX_PROGRAMS)].to_vec();
     Ok(Query {
         flags: attr.attach_flags,
@@ -86,26 +76,16 @@ pub(super) fn link_to_cgroup(
     cgroup: &impl AsFd,
     attach_type: u32,
 ) -> io::Result<OwnedFd> {
-    let attr = LinkAttr {
+    let mut attr = LinkAttr {
         prog_fd: program.as_fd().as_raw_fd().cast_unsigned(),
         target_fd: cgroup.as_fd().as_raw_fd().cast_unsigned(),
         attach_type,
         flags: 0,
     };
-    // SAFETY: `attr` is laid out as the kernel reads it, and its size is given.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            BPF_LINK_CREATE,
-            &raw const attr,
-            size_of::<LinkAttr>() as libc::c_uint,
-        )
-    };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the kernel made this descriptor for us just now; it is an `int`, and nobody else knows it.
-    Ok(unsafe { OwnedFd::from_raw_fd(result as RawFd) })
+    // SAFETY: `attr` is laid out as the kernel reads it, and points at nothing.
+    let link = unsafe { bpf(BPF_LINK_CREATE, &mut attr) }?;
+    // SAFETY: the kernel made this descriptor for us just now, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(link) })
 }
 
 /// The same descriptor with the first free number from `lowest` on; with its old one where there is none.
@@ -158,20 +138,23 @@ pub(super) fn update_batch<K: aya::Pod, V: aya::Pod>(
         elem_flags: 0,
         flags: 0,
     };
-    // SAFETY: `attr` is laid out as the kernel reads it and its size is given; `keys` and `values` hold `count` entries of
-    // the map's sizes, which aya has compared with those of `K` and `V`, and the kernel only reads them.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            BPF_MAP_UPDATE_BATCH,
-            &raw mut attr,
-            size_of::<BatchAttr>() as libc::c_uint,
-        )
-    };
+    // SAFETY: `attr` is laid out as the kernel reads it; `keys` and `values` hold `count` entries of the map's sizes, which
+    // aya has compared with those of `K` and `V`, and the kernel only reads them.
+    unsafe { bpf(BPF_MAP_UPDATE_BATCH, &mut attr) }.map(drop)
+}
+
+/// bpf(2); what it answers is a descriptor, or nothing of interest.
+///
+/// # Safety
+/// `attr` is laid out as the kernel reads it for this command, and what it points at is what the command reads or writes.
+unsafe fn bpf<A>(command: libc::c_int, attr: &mut A) -> io::Result<RawFd> {
+    let size = size_of::<A>() as libc::c_uint;
+    // SAFETY: the caller's promise; the size is that of `attr`.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size) };
     if result < 0 {
         Err(io::Error::last_os_error())
     } else {
-        Ok(())
+        Ok(result as RawFd) // an `int` in the kernel
     }
 }
 
