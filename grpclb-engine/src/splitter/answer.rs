@@ -3,6 +3,7 @@
 use super::Splitter;
 use super::arena::Key;
 use super::call::Response;
+use super::calls::Outcome;
 use super::reply::{self, Status};
 use crate::Time;
 use crate::frame::ErrorCode;
@@ -10,7 +11,7 @@ use crate::frame::ErrorCode;
 impl Splitter {
     /// Nothing of the call will run, or whatever ran cannot be asked: UNAVAILABLE, or 503.
     pub(super) fn answer_unavailable(&mut self, now: Time, key: Key, why: &str) {
-        self.stats.unavailable += 1;
+        self.conclude(key, Outcome::Unavailable);
         self.answer(now, key, Status::Unavailable, "503", why);
     }
 
@@ -34,7 +35,7 @@ impl Splitter {
 
     /// What can be said depends on how much of the response the client has.
     fn answer_oversized(&mut self, now: Time, key: Key, http: &str, why: &str) {
-        self.stats.oversized += 1;
+        self.conclude(key, Outcome::Oversized);
         let Some(response) = self.calls.get(key).map(|call| call.response) else {
             return;
         };
@@ -51,10 +52,9 @@ impl Splitter {
     /// The response has begun and cannot be finished: trailers with this status. Where there are no trailers to say it, a
     /// reset does: a truncated body must not look whole.
     pub(super) fn break_response(&mut self, now: Time, key: Key, status: Status, why: &str) {
-        self.stats.broken += 1;
         let Some(call) = self.calls.get(key) else { return };
-        if !reply::is_grpc(&call.request) {
-            return self.reset_client(now, key, ErrorCode::INTERNAL_ERROR);
+        if !reply::is_grpc(call.content_type.as_deref()) {
+            return self.reset_client(now, key, ErrorCode::INTERNAL_ERROR, Outcome::Broken);
         }
         let message = self.message(why);
         let trailers = reply::trailers(&mut self.fields, status, &message);
@@ -65,14 +65,14 @@ impl Splitter {
     }
 
     /// Resets the client's stream; the call is over.
-    pub(super) fn reset_client(&mut self, now: Time, key: Key, code: ErrorCode) {
+    pub(super) fn reset_client(&mut self, now: Time, key: Key, code: ErrorCode, outcome: Outcome) {
         let Some(call) = self.calls.get(key) else { return };
         let (id, stream) = (call.client, call.stream);
         if let Some(client) = self.clients.get_mut(id.0) {
             client.link.conn.reset(stream, code);
         }
         self.touch(id.into());
-        self.end_call(now, key, ErrorCode::CANCEL);
+        self.end_call(now, key, outcome);
     }
 
     /// The response is complete, and no backend is concerned any more. What the client still has of its request is not
@@ -87,8 +87,7 @@ impl Splitter {
         call.released = call.received;
         let unfinished = !std::mem::replace(&mut call.request_ended, true);
         let (id, stream) = (call.client, call.stream);
-        let given_up = call.kept.give_up(&mut self.bodies);
-        self.discharge(given_up);
+        self.discard_replay(key);
         if let Some(client) = self.clients.get_mut(id.0) {
             client.link.conn.release(stream, discarded as u32);
             if unfinished {
@@ -98,7 +97,7 @@ impl Splitter {
         self.uncharge(id.into(), discarded);
         self.touch(id.into());
         if self.calls.get(key).is_some_and(|call| call.answered) {
-            self.end_call(now, key, ErrorCode::NO_ERROR);
+            self.end_call(now, key, Outcome::Completed);
         }
     }
 
@@ -110,7 +109,7 @@ impl Splitter {
             return;
         };
         let conn = &mut client.link.conn;
-        if reply::is_grpc(&call.request) {
+        if reply::is_grpc(call.content_type.as_deref()) {
             conn.send_headers(
                 call.stream,
                 reply::trailers_only(&mut self.fields, status, &message),
@@ -118,7 +117,7 @@ impl Splitter {
             );
         } else {
             let (headers, content) = reply::plain(&mut self.fields, http, &message);
-            let head = reply::is_head(&call.request);
+            let head = call.head;
             conn.send_headers(call.stream, headers, head);
             if !head {
                 conn.send_data(call.stream, content, true);

@@ -6,16 +6,18 @@ use std::rc::Rc;
 
 use super::actions::{ClientId, UpstreamId};
 use super::arena::Key;
+use super::calls::Outcome;
 use super::growth::Growth;
 use super::replay::Kept;
 use crate::Time;
 use crate::balance::MemberKey;
 use crate::connection::StreamKey;
 use crate::frame::ErrorCode;
-use crate::hpack::HeaderList;
+use crate::hpack::{Field, FieldKind, HeaderList};
 
 /// A call from the client's HEADERS until both ends have said all.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Call {
     pub(super) client: ClientId,
     pub(super) stream: StreamKey,
@@ -23,8 +25,12 @@ pub(super) struct Call {
     pub(super) place: Place,
     /// Whose load it counts to.
     pub(super) member: Option<MemberKey>,
-    pub(super) request: Rc<HeaderList>,
+    /// The request's `content-type`: local replies speak the client's protocol.
+    pub(super) content_type: Option<Rc<Field>>,
+    /// The request's method is HEAD.
+    pub(super) head: bool,
     pub(super) kept: Kept,
+    pub(super) outcome: Option<Outcome>,
     pub(super) response: Response,
     /// The client has ended its side, or is not listened to any more.
     pub(super) request_ended: bool,
@@ -145,8 +151,12 @@ impl Call {
             group,
             place: Place::Nowhere,
             member: None,
-            request,
-            kept: Kept::new(),
+            content_type: request.find(FieldKind::ContentType).cloned(),
+            head: request
+                .find(FieldKind::Method)
+                .is_some_and(|method| method.value() == b"HEAD"),
+            kept: Kept::new(request),
+            outcome: None,
             response: Response::Nothing,
             request_ended: ended,
             request_sent: false,

@@ -4,11 +4,12 @@ use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
 
+use super::Splitter;
 use super::actions::{Action, ClientId, How};
 use super::arena::Key;
 use super::call::{Call, Place};
+use super::calls::Outcome;
 use super::link::CLOSE_PATIENCE;
-use super::{NO_CALL, Splitter};
 use crate::Time;
 use crate::connection::{Cause, CloseReason, Event, HeadersKind, StreamKey, Tag};
 use crate::frame::ErrorCode;
@@ -65,23 +66,14 @@ impl Splitter {
                 } else {
                     ErrorCode::CANCEL
                 };
-                if let Some(key) = self.call_of_client(id, stream, tag) {
-                    self.cancel(now, key, code);
+                if let Some(key) = self.calls.of_client(id, stream, tag) {
+                    self.end_call(now, key, Outcome::Cancelled(code));
                 }
             }
             Event::Closed { reason, .. } => self.client_over(now, id, reason),
             // A client that goes away opens no more streams; that is all.
             Event::GoAway { .. } | Event::Ready | Event::Capacity | Event::Pong { .. } => {}
         }
-    }
-
-    /// The call whose client stream this is.
-    fn call_of_client(&self, id: ClientId, stream: StreamKey, tag: Tag) -> Option<Key> {
-        let key = self.calls.key_at(tag)?;
-        self.calls
-            .get(key)
-            .filter(|call| call.client == id && call.stream == stream)
-            .map(|_| key)
     }
 
     fn begin_call(
@@ -120,7 +112,7 @@ impl Splitter {
         end: bool,
     ) {
         let len = chunk.len() as u32;
-        let Some(key) = self.call_of_client(id, stream, tag) else {
+        let Some(key) = self.calls.of_client(id, stream, tag) else {
             // Of a call that is over: nobody else gives the credit back.
             if let Some(client) = self.clients.get_mut(id.0) {
                 client.link.conn.release(stream, len);
@@ -149,8 +141,7 @@ impl Splitter {
             } else if fits && self.share.try_charge(chunk.len()) {
                 call.kept.push(&chunk, &mut self.bodies);
             } else {
-                let given_up = call.kept.give_up(&mut self.bodies);
-                self.discharge(given_up);
+                self.discard_replay(key);
                 self.stats.replay_given_up += 1;
             }
         }
@@ -174,7 +165,7 @@ impl Splitter {
         tag: Tag,
         trailers: Rc<HeaderList>,
     ) {
-        let Some(key) = self.call_of_client(id, stream, tag) else {
+        let Some(key) = self.calls.of_client(id, stream, tag) else {
             return;
         };
         if trailers.oversized() {
@@ -195,32 +186,6 @@ impl Splitter {
         }
     }
 
-    /// The client wants the call no more.
-    fn cancel(&mut self, now: Time, key: Key, code: ErrorCode) {
-        let Some(call) = self.calls.get(key) else { return };
-        if !(call.response == super::call::Response::Ended && call.request_sent) {
-            self.stats.cancelled += 1;
-        }
-        self.end_call(now, key, code);
-    }
-
-    /// Ends what is left of a call at its backend, and forgets it.
-    pub(super) fn end_call(&mut self, now: Time, key: Key, code: ErrorCode) {
-        self.leave_backend(now, key, Some(code));
-        self.leave_queue(key);
-        let Some(mut call) = self.calls.remove(key) else {
-            return;
-        };
-        self.uncharge(call.client.into(), call.unsent());
-        let kept = call.kept.give_up(&mut self.bodies);
-        self.discharge(kept + call.pending as usize);
-        self.fields.give_back_list(call.request);
-        if let Some(client) = self.clients.get_mut(call.client.0) {
-            client.link.conn.set_tag(call.stream, NO_CALL);
-            client.link.calls -= 1;
-        }
-    }
-
     fn client_over(&mut self, now: Time, id: ClientId, reason: CloseReason) {
         if let CloseReason::Limit(limit) = reason {
             self.stats.client_limits[limit as usize] += 1;
@@ -231,21 +196,15 @@ impl Splitter {
         client.link.closing = Some(now + CLOSE_PATIENCE);
         let calls: Vec<_> = client.link.conn.tags().collect();
         for (stream, tag) in calls {
-            if let Some(key) = self.call_of_client(id, stream, tag) {
-                self.cancel(now, key, ErrorCode::CANCEL);
+            if let Some(key) = self.calls.of_client(id, stream, tag) {
+                self.end_call(now, key, Outcome::Cancelled(ErrorCode::CANCEL));
             }
         }
         if self.clients.get(id.0).is_some_and(|client| client.link.calls > 0) {
             // Calls whose streams have ended here while the backend still takes the request, and the one whose frame
             // was one too many: the connection does not list them.
-            let rest: Vec<Key> = self
-                .calls
-                .iter()
-                .filter(|(_, call)| call.client == id)
-                .map(|(key, _)| key)
-                .collect();
-            for key in rest {
-                self.end_call(now, key, ErrorCode::CANCEL);
+            for key in self.calls.keys_where(|call| call.client == id) {
+                self.end_call(now, key, Outcome::Cancelled(ErrorCode::CANCEL));
             }
         }
         self.actions.push_back(Action::CloseClient {

@@ -2,10 +2,11 @@
 
 use bytes::BytesMut;
 
+use super::Splitter;
 use super::actions::{ClientId, ConnId, UpstreamId};
 use super::call::{Place, Response};
+use super::calls::Outcome;
 use super::growth::Terms;
-use super::{NO_CALL, Splitter};
 use crate::Time;
 use crate::connection::{Output, PingKind, Sent};
 
@@ -83,7 +84,7 @@ impl Splitter {
     }
 
     fn sent_to_client(&mut self, now: Time, id: ClientId, what: Sent) {
-        let Some(key) = self.calls.key_at(what.tag).filter(|_| what.tag != NO_CALL) else {
+        let Some(key) = self.calls.tagged(what.tag) else {
             return;
         };
         let Some(call) = self.calls.get_mut(key).filter(|call| call.client == id) else {
@@ -123,7 +124,7 @@ impl Splitter {
             // An early end of the response: the request goes on, and its end finishes the call.
             let over = call.response == Response::Ended && call.request_sent && call.request_ended;
             if over {
-                self.end_call(now, key, crate::frame::ErrorCode::CANCEL);
+                self.end_call(now, key, Outcome::Completed);
             } else if let Some(call) = self.calls.get_mut(key) {
                 call.answered = true;
             }
@@ -131,7 +132,7 @@ impl Splitter {
     }
 
     fn sent_to_backend(&mut self, now: Time, id: UpstreamId, what: Sent) {
-        let Some(key) = self.calls.key_at(what.tag).filter(|_| what.tag != NO_CALL) else {
+        let Some(key) = self.calls.tagged(what.tag) else {
             return;
         };
         let Some(call) = self.calls.get_mut(key) else {
@@ -165,7 +166,7 @@ impl Splitter {
         {
             call.request_sent = true;
             if call.answered && call.response == Response::Ended {
-                self.end_call(now, key, crate::frame::ErrorCode::CANCEL);
+                self.end_call(now, key, Outcome::Completed);
             }
         }
     }

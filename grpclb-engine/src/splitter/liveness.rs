@@ -193,7 +193,7 @@ impl Splitter {
         for (_, tag) in client.link.conn.tags().filter(|&(_, tag)| tag != NO_CALL) {
             let call = self
                 .calls
-                .key_at(tag)
+                .tagged(tag)
                 .and_then(|key| self.calls.get(key))
                 .filter(|call| call.client == id);
             if let Some(Place::Sent { upstream, .. }) = call.map(|call| call.place)

@@ -31,7 +31,8 @@
 //! | `client` | what a client's connection says: calls begin, go on, are cancelled |
 //! | `upstream` | what a backend's connection says: that it is ready, that it goes, its end |
 //! | `response` | what a backend says of one call |
-//! | `call` | one call's state, and the table of what becomes of it when its backend is lost |
+//! | `calls` | all calls; the one place where a call ends, with its outcome |
+//! | `call` | one call's state, and the table of its outcomes when its backend is lost |
 //! | `pool` | from a call to a connection: pick, dial, wait |
 //! | `members` | pools when the Service's endpoints change |
 //! | `flow` | from queues to bytes; credit |
@@ -45,6 +46,7 @@ mod answer;
 mod arena;
 mod budget;
 mod call;
+mod calls;
 mod client;
 mod config;
 mod describe;
@@ -78,7 +80,7 @@ pub use self::stats::Stats;
 
 use self::arena::{Arena, Key};
 use self::budget::Share;
-use self::call::Call;
+use self::calls::Calls;
 use self::link::{Client, Link, Upstream};
 use self::pool::{Group, Pool, PoolSet};
 use self::replay::Bodies;
@@ -111,7 +113,7 @@ pub struct Splitter {
     pools: Arena<Pool>,
     clients: Arena<Client>,
     upstreams: Arena<Upstream>,
-    calls: Arena<Call>,
+    calls: Calls,
     dirty: VecDeque<ConnId>,
     actions: VecDeque<Action>,
     timers: Timers,
@@ -143,7 +145,7 @@ impl Splitter {
             pools: Arena::new(),
             clients: Arena::new(),
             upstreams: Arena::new(),
-            calls: Arena::new(),
+            calls: Calls::new(),
             dirty: VecDeque::new(),
             actions: VecDeque::new(),
             timers: Timers::default(),
@@ -346,7 +348,7 @@ impl Splitter {
 
     /// No client is connected and nothing is left to be done for one.
     pub fn is_idle(&self) -> bool {
-        self.clients.len() == 0 && self.calls.len() == 0
+        self.clients.len() == 0 && self.calls.is_empty()
     }
 
     pub fn stats(&self) -> &Stats {

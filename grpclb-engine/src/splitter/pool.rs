@@ -449,12 +449,16 @@ impl Splitter {
         let Some(group) = self.groups.get_mut(call.group) else {
             return;
         };
+        let Some(request) = call.kept.request() else {
+            debug_assert!(false, "a call that waits or may be sent again keeps its request");
+            return;
+        };
         let conn = &mut upstream.link.conn;
         let ends_with_body = call.request_ended && call.kept.trailers().is_none();
         let Ok(stream) = conn.open(
             now,
             key.index(),
-            std::rc::Rc::clone(&call.request),
+            std::rc::Rc::clone(request),
             ends_with_body && call.kept.is_empty(),
         ) else {
             // `usable` has just said that it can be opened.

@@ -1,4 +1,4 @@
-//! What is kept of a request so that it can be sent again: its body up to a cap, and its trailers.
+//! A request kept so that it can be sent again: its header list, its body up to a cap, and its trailers.
 //!
 //! While a call waits for a connection, this is also where its body waits.
 
@@ -12,28 +12,27 @@ use crate::hpack::HeaderList;
 /// Small chunks are gathered up to this size.
 const GATHER: usize = 4096;
 
-/// The part of a request behind its headers. It may stay for as long as the call, so it must not hold on to the large
+/// A request, whole until [`Kept::discard`]. It may stay for as long as the call, so it must not hold on to the large
 /// buffers that small chunks were read into.
 #[derive(Debug)]
 pub(super) struct Kept {
+    request: Option<Rc<HeaderList>>,
     /// What came first; most calls have one small chunk, and need no list.
     chunks: Vec<Bytes>,
     /// Small chunks behind it, copied together.
     gathered: Vec<u8>,
     bytes: usize,
     trailers: Option<Rc<HeaderList>>,
-    /// All of the request so far is here.
-    whole: bool,
 }
 
 impl Kept {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(request: Rc<HeaderList>) -> Self {
         Self {
+            request: Some(request),
             chunks: Vec::new(),
             gathered: Vec::new(),
             bytes: 0,
             trailers: None,
-            whole: true,
         }
     }
 
@@ -58,17 +57,22 @@ impl Kept {
         self.trailers = Some(trailers);
     }
 
-    /// Gives up the right to send again. Returns the bytes that were kept; their buffer is for the next body.
-    pub(super) fn give_up(&mut self, bodies: &mut Bodies) -> usize {
-        self.whole = false;
+    /// Drops all of it. Returns the bytes of body that were kept, whose buffer is for the next body, and the header list.
+    pub(super) fn discard(&mut self, bodies: &mut Bodies) -> (usize, Option<Rc<HeaderList>>) {
         self.chunks = Vec::new();
         bodies.give_back(std::mem::take(&mut self.gathered));
         self.trailers = None;
-        std::mem::take(&mut self.bytes)
+        (std::mem::take(&mut self.bytes), self.request.take())
     }
 
+    /// The header list, while all of the request so far is here.
+    pub(super) fn request(&self) -> Option<&Rc<HeaderList>> {
+        self.request.as_ref()
+    }
+
+    /// All of the request so far is here.
     pub(super) fn is_whole(&self) -> bool {
-        self.whole
+        self.request.is_some()
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -122,7 +126,7 @@ mod tests {
     use super::*;
 
     fn kept(len: usize, bodies: &mut Bodies) -> Kept {
-        let mut kept = Kept::new();
+        let mut kept = Kept::new(Rc::default());
         kept.push(&vec![1; len].into(), bodies);
         kept
     }
@@ -132,7 +136,7 @@ mod tests {
         let mut bodies = Bodies::default();
         let mut first = kept(100, &mut bodies);
         let at = first.gathered.as_ptr();
-        assert_eq!(first.give_up(&mut bodies), 100);
+        assert_eq!(first.discard(&mut bodies).0, 100);
         let second = kept(50, &mut bodies);
         assert_eq!(
             (second.gathered.as_ptr(), &second.gathered[..]),
@@ -146,7 +150,7 @@ mod tests {
         let mut bodies = Bodies::default();
         let mut many: Vec<_> = (0..1000).map(|_| kept(GATHER, &mut bodies)).collect();
         for kept in &mut many {
-            kept.give_up(&mut bodies);
+            kept.discard(&mut bodies);
         }
         let left: usize = bodies.empty.iter().map(Vec::capacity).sum();
         assert_eq!((left, left <= Bodies::KEPT), (bodies.bytes, true));

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-use crate::hpack::{FieldKind, Fields, HeaderList, Indexing};
+use crate::hpack::{Field, Fields, HeaderList, Indexing};
 
 /// The gRPC status codes that we use (github.com/grpc/grpc/blob/master/doc/statuscodes.md).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,17 +24,8 @@ impl Status {
 }
 
 /// Whether a request is a gRPC call: by its content type, as the gRPC protocol has it.
-pub(super) fn is_grpc(request: &HeaderList) -> bool {
-    request
-        .find(FieldKind::ContentType)
-        .is_some_and(|field| field.value().starts_with(b"application/grpc"))
-}
-
-/// Whether a response to it has no content.
-pub(super) fn is_head(request: &HeaderList) -> bool {
-    request
-        .find(FieldKind::Method)
-        .is_some_and(|field| field.value() == b"HEAD")
+pub(super) fn is_grpc(content_type: Option<&Field>) -> bool {
+    content_type.is_some_and(|field| field.value().starts_with(b"application/grpc"))
 }
 
 /// A response that is headers only (gRPC), to be sent with `END_STREAM`.

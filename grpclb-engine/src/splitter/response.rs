@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::actions::UpstreamId;
 use super::arena::Key;
 use super::call::{Loss, Place, Response, Verdict, verdict};
+use super::calls::Outcome;
 use super::reply::Status;
 use super::{NO_CALL, Splitter};
 use crate::Time;
@@ -29,12 +30,10 @@ impl Splitter {
         let Some(call) = self.calls.get_mut(key) else {
             return;
         };
-        let mut given_up = 0;
         match kind {
             HeadersKind::Informational => call.response = Response::Informed,
             HeadersKind::Response => {
                 call.response = Response::Headers;
-                given_up = call.kept.give_up(&mut self.bodies);
                 if let (Some(member), Some(group)) = (call.member, self.groups.get_mut(call.group)) {
                     group.picker.succeed(member, now, now.since(call.since));
                 }
@@ -43,12 +42,12 @@ impl Splitter {
                 {
                     upstream.served = true;
                 }
+                self.discard_replay(key);
             }
             HeadersKind::Trailers | HeadersKind::Request => {}
         }
-        let client = call.client;
-        self.discharge(given_up);
         let Some(call) = self.calls.get(key) else { return };
+        let client = call.client;
         if let Some(link) = self.clients.get_mut(client.0) {
             link.link.conn.send_headers(call.stream, headers, ended);
         }
@@ -68,7 +67,7 @@ impl Splitter {
         ended: bool,
     ) {
         let len = chunk.len() as u32;
-        let Some(key) = self.call_of_upstream(id, stream, tag) else {
+        let Some(key) = self.calls.of_upstream(id, stream, tag) else {
             if let Some(upstream) = self.upstreams.get_mut(id.0) {
                 upstream.link.conn.release(stream, len);
             }
@@ -99,7 +98,6 @@ impl Splitter {
             return;
         };
         call.response = Response::Ended;
-        self.stats.completed += 1;
         let (group, member) = (call.group, call.member.take());
         if let (Some(member), Some(group)) = (member, self.groups.get_mut(group)) {
             group.picker.finish(member);
@@ -109,6 +107,7 @@ impl Splitter {
         {
             upstream.last_used = now;
         }
+        self.conclude(key, Outcome::Completed);
     }
 
     /// The call's stream at its backend has ended before the response did: the table says what becomes of the call.
@@ -129,16 +128,11 @@ impl Splitter {
                 }
                 self.place(now, key);
             }
-            Verdict::Refuse => {
-                self.stats.refused += 1;
-                self.reset_client(now, key, ErrorCode::REFUSED_STREAM);
-            }
-            Verdict::Relay(code) => {
-                self.stats.reset_by_backend += 1;
-                self.reset_client(now, key, code);
-            }
+            Verdict::Refuse => self.reset_client(now, key, ErrorCode::REFUSED_STREAM, Outcome::Refused),
+            Verdict::Relay(code) => self.reset_client(now, key, code, Outcome::ResetByBackend),
             Verdict::Unavailable => self.answer_unavailable(now, key, &format!("{endpoint} {why}")),
             Verdict::Break => {
+                self.conclude(key, Outcome::Broken);
                 self.break_response(now, key, Status::Unavailable, &format!("{endpoint} {why}"));
             }
             Verdict::Settle => self.settle(now, key),

@@ -1,5 +1,6 @@
 //! Totals of one pod's splitter, each with a name for people.
 
+use super::calls::Outcome;
 use crate::connection::{Limit, Role};
 
 /// Counters that only grow.
@@ -50,6 +51,20 @@ pub struct Stats {
 }
 
 impl Stats {
+    /// Counts the result of one call.
+    pub(super) fn count(&mut self, outcome: Outcome) {
+        let counter = match outcome {
+            Outcome::Completed => &mut self.completed,
+            Outcome::Cancelled(_) => &mut self.cancelled,
+            Outcome::ResetByBackend => &mut self.reset_by_backend,
+            Outcome::Refused => &mut self.refused,
+            Outcome::Unavailable => &mut self.unavailable,
+            Outcome::Oversized => &mut self.oversized,
+            Outcome::Broken => &mut self.broken,
+        };
+        *counter += 1;
+    }
+
     /// Every counter with its name; a limit's is followed by who reached it, where such a peer can.
     pub fn iter(&self) -> impl Iterator<Item = (String, u64)> + '_ {
         let limits = |who: &'static str, peer: Role, counts: &[u64; Limit::COUNT]| {

@@ -97,7 +97,7 @@ impl Splitter {
                 end_stream,
                 kind,
             } => {
-                if let Some(key) = self.call_of_upstream(id, stream, tag) {
+                if let Some(key) = self.calls.of_upstream(id, stream, tag) {
                     self.response_headers(now, key, headers, end_stream, kind);
                 }
             }
@@ -116,7 +116,7 @@ impl Splitter {
                 cause,
                 left,
             } => {
-                let Some(key) = self.call_of_upstream(id, stream, tag) else {
+                let Some(key) = self.calls.of_upstream(id, stream, tag) else {
                     return;
                 };
                 let loss = match cause {
@@ -149,13 +149,6 @@ impl Splitter {
             Event::Closed { code, reason, .. } => self.upstream_closed(now, id, code, reason),
             Event::Capacity | Event::Pong { .. } => {}
         }
-    }
-
-    /// The call that is on this stream.
-    pub(super) fn call_of_upstream(&self, id: UpstreamId, stream: StreamKey, tag: Tag) -> Option<Key> {
-        let key = self.calls.key_at(tag)?;
-        let here = Place::Sent { upstream: id, stream };
-        self.calls.get(key).filter(|call| call.place == here).map(|_| key)
     }
 
     fn upstream_ready(&mut self, now: Time, id: UpstreamId) {
@@ -254,7 +247,7 @@ impl Splitter {
             group.picker.fail(member, now, &mut self.rng);
         }
         for (stream, tag, left) in streams {
-            if let Some(key) = self.call_of_upstream(id, stream, tag) {
+            if let Some(key) = self.calls.of_upstream(id, stream, tag) {
                 self.lost(now, key, if left { Loss::Broken } else { Loss::NeverLeft }, why);
             }
         }
@@ -265,13 +258,7 @@ impl Splitter {
         {
             // Their streams have ended here, but the calls have not: the connection does not list them.
             let on_it = |call: &Call| matches!(call.place, Place::Sent { upstream, .. } if upstream == id);
-            let rest: Vec<Key> = self
-                .calls
-                .iter()
-                .filter(|(_, call)| on_it(call))
-                .map(|(key, _)| key)
-                .collect();
-            for key in rest {
+            for key in self.calls.keys_where(on_it) {
                 self.lost(now, key, Loss::Broken, why);
             }
         }
