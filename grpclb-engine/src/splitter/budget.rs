@@ -12,14 +12,14 @@ const STEP: usize = 256 << 10;
 /// The agent's budget in bytes, shared by all pods and workers.
 #[derive(Debug)]
 pub struct Budget {
-    limit: usize,
+    limit: AtomicUsize,
     used: AtomicUsize,
 }
 
 impl Budget {
     pub const fn new(limit: usize) -> Self {
         Self {
-            limit,
+            limit: AtomicUsize::new(limit),
             used: AtomicUsize::new(0),
         }
     }
@@ -29,12 +29,20 @@ impl Budget {
         self.used.load(Ordering::Relaxed)
     }
 
+    /// Bytes that pods may take together.
     pub fn limit(&self) -> usize {
-        self.limit
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    /// Sets the limit in bytes. Bytes that pods have taken stay theirs, also above a lower limit: until they give enough
+    /// back, none of them can take more.
+    pub fn set_limit(&self, bytes: usize) {
+        self.limit.store(bytes, Ordering::Relaxed);
     }
 
     fn take(&self, bytes: usize) -> bool {
-        let take = |used: usize| used.checked_add(bytes).filter(|&used| used <= self.limit);
+        let limit = self.limit();
+        let take = |used: usize| used.checked_add(bytes).filter(|&used| used <= limit);
         self.used
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
             .is_ok()
@@ -151,6 +159,19 @@ mod tests {
         assert!(share.is_short());
         share.discharge(1);
         assert!(!share.is_short());
+    }
+
+    #[test]
+    fn lower_limit_refuses_more_and_keeps_what_is_taken() {
+        let budget = Arc::new(Budget::new(4 * STEP));
+        let mut share = Share::new(Arc::clone(&budget), usize::MAX);
+        assert!(share.try_charge(2 * STEP));
+        budget.set_limit(STEP);
+        assert_eq!((budget.limit(), budget.used()), (STEP, 2 * STEP));
+        assert!(!share.is_short());
+        assert!(!share.try_charge(1));
+        budget.set_limit(3 * STEP);
+        assert!(share.try_charge(1));
     }
 
     #[test]
