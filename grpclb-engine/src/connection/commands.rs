@@ -36,6 +36,7 @@ impl Connection {
         let head = headers
             .find(FieldKind::Method)
             .is_some_and(|method| method.value() == b"HEAD");
+        self.streams.queued_headers += headers.memory();
         if let Some(stream) = self.streams.get_mut(key) {
             stream.bodiless = head;
             stream.queue.push_back(Item::Headers(headers));
@@ -57,8 +58,10 @@ impl Connection {
         let Some(target) = self.sendable(stream) else {
             return;
         };
+        let bytes = headers.memory();
         target.queue.push_back(Item::Headers(headers));
         target.end_queued = end_stream;
+        self.streams.queued_headers += bytes;
         self.streams.schedule(stream);
     }
 

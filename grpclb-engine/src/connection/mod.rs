@@ -36,6 +36,7 @@ mod event;
 mod flow;
 mod goaway;
 mod limits;
+mod memory;
 mod output;
 mod pacing;
 mod ping;

@@ -70,6 +70,11 @@ impl Output {
         self.bound.saturating_sub(self.len)
     }
 
+    /// Asks to be filled up to about `bound` bytes from now on.
+    pub fn set_bound(&mut self, bound: usize) {
+        self.bound = bound;
+    }
+
     /// Bytes ever written to the socket: the sum of all [`Output::advance`].
     pub fn written(&self) -> u64 {
         self.written

@@ -185,8 +185,10 @@ impl Connection {
         if let Outcome::To(state) = stream.state.on(StreamEvent::SendReset) {
             stream.ended = stream.state == State::HalfClosedLocal;
             stream.state = state;
+            let dropped = stream.queued_headers();
             stream.queue.clear();
             stream.reset = Some(code);
+            self.streams.queued_headers -= dropped;
             self.streams.resets.push_back(key);
         }
     }
@@ -284,6 +286,10 @@ impl Connection {
             return;
         };
         let Some(Item::Headers(headers)) = stream.queue.pop_front() else {
+            return;
+        };
+        self.streams.queued_headers -= headers.memory();
+        let Some(stream) = self.streams.get_mut(key) else {
             return;
         };
         let end_stream = stream.end_queued && stream.queue.is_empty();

@@ -90,6 +90,11 @@ impl Decoder {
         self.size
     }
 
+    /// Bytes that the table takes in memory, roughly: most of what an entry costs is not its text.
+    pub fn memory(&self) -> usize {
+        self.size as usize + self.table.len() * 96
+    }
+
     /// RFC 7541 §4.2 and §6.3: only before the first field.
     fn size_updates(&mut self, block: &mut &[u8]) -> Result<(), Error> {
         while block.first().is_some_and(|first| first & 0xe0 == 0x20) {

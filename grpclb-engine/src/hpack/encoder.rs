@@ -81,6 +81,11 @@ impl Encoder {
         self.size
     }
 
+    /// Bytes that the table and its indices take in memory, roughly.
+    pub fn memory(&self) -> usize {
+        self.size as usize + self.table.len() * 96
+    }
+
     fn encode_field(&mut self, field: &Rc<Field>, indexing: Indexing, out: &mut BytesMut) {
         if indexing == Indexing::Index
             && let Some(index) = self.index_of(field)

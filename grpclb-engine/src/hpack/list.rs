@@ -87,6 +87,11 @@ impl HeaderList {
         self.size
     }
 
+    /// Bytes that the list takes in memory, or would take when it is encoded without a table, whichever is more; roughly.
+    pub fn memory(&self) -> usize {
+        self.size + self.fields.len() * size_of::<HeaderField>()
+    }
+
     /// The sender's list was longer than the decoder's limit; this one lacks fields.
     pub fn oversized(&self) -> bool {
         self.oversized

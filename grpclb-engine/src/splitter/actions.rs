@@ -77,4 +77,6 @@ pub enum DialError {
 pub enum OpenClientError {
     #[error("no such Service was set")]
     NoService,
+    #[error("the pod holds more than its share of the agent's memory")]
+    OutOfMemory,
 }

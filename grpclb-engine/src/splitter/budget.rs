@@ -1,13 +1,18 @@
-//! How many bytes may be held in memory: by one pod, and by all pods of the agent together.
+//! The agent's memory budget, and the share of it that one pod may hold.
 //!
-//! What counts is DATA that was received and not sent on yet, and request bodies that are kept for another try. A pod
-//! takes from the agent's budget in large steps, so the shared counter is seldom touched.
+//! A pod has no fixed share: it may hold as much as is left free by all (a dynamic threshold, after Choudhury and Hahne,
+//! "Dynamic queue length thresholds for shared-memory packet switches", 1998). One greedy pod among idle ones thus gets half of
+//! the budget, two get a third each, and something is always left for the others. A pod takes from the budget in steps, so the
+//! shared counter is seldom touched. [`super::memory`] decides what is charged.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// A pod's step: what it takes from, and gives back to, the agent's budget at once.
-const STEP: usize = 256 << 10;
+/// Bytes that a pod takes from, and gives back to, the agent's budget at once.
+const STEP: usize = 64 << 10;
+
+/// Bytes of calls that a pod may always hold, also while others have used up the budget: its small calls go on.
+const FLOOR: usize = 256 << 10;
 
 /// The agent's budget in bytes, shared by all pods and workers.
 #[derive(Debug)]
@@ -29,23 +34,24 @@ impl Budget {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Bytes that pods may take together.
+    /// Bytes that pods may hold together.
     pub fn limit(&self) -> usize {
         self.limit.load(Ordering::Relaxed)
     }
 
-    /// Sets the limit in bytes. Bytes that pods have taken stay theirs, also above a lower limit: until they give enough
-    /// back, none of them can take more.
+    /// Sets the limit in bytes. Bytes that pods hold stay theirs, also above a lower limit: until they have given enough back,
+    /// all of them are short of memory.
     pub fn set_limit(&self, bytes: usize) {
         self.limit.store(bytes, Ordering::Relaxed);
     }
 
-    fn take(&self, bytes: usize) -> bool {
-        let limit = self.limit();
-        let take = |used: usize| used.checked_add(bytes).filter(|&used| used <= limit);
-        self.used
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
-            .is_ok()
+    /// Bytes that no pod has taken.
+    fn free(&self) -> usize {
+        self.limit().saturating_sub(self.used())
+    }
+
+    fn take(&self, bytes: usize) {
+        self.used.fetch_add(bytes, Ordering::Relaxed);
     }
 
     fn give_back(&self, bytes: usize) {
@@ -60,39 +66,61 @@ impl Default for Budget {
     }
 }
 
-/// One pod's part.
+/// How scarce memory is for one pod, from its share of the budget. Each level includes the measures of those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Pressure {
+    None,
+    /// Half of the share is used: receive windows do not grow.
+    Tight,
+    /// Three quarters are used: connections that hold much get no credit, outputs stay short, no further request is kept
+    /// for another try.
+    Short,
+    /// The share is used up: new streams are refused.
+    Refuse,
+    /// An eighth more is held than that: calls that hold more than others are ended, new connections are reset.
+    Shed,
+}
+
+/// The bytes that one pod holds.
 #[derive(Debug)]
 pub(super) struct Share {
     budget: Arc<Budget>,
-    limit: usize,
+    /// At most so much, whatever is free.
+    cap: usize,
     taken: usize,
-    used: usize,
+    /// Bytes that are held for calls.
+    calls: usize,
+    /// Bytes that connections take by themselves, and what is held outside of the engine.
+    fixed: usize,
+    calls_peak: usize,
     peak: usize,
 }
 
 impl Share {
-    pub(super) fn new(budget: Arc<Budget>, limit: usize) -> Self {
+    pub(super) fn new(budget: Arc<Budget>, cap: usize) -> Self {
         Self {
             budget,
-            limit,
+            cap,
             taken: 0,
-            used: 0,
+            calls: 0,
+            fixed: 0,
+            calls_peak: 0,
             peak: 0,
         }
     }
 
-    /// Counts bytes that are here already, whether there is room for them or not.
+    /// Counts bytes of a call that are here already.
     pub(super) fn charge(&mut self, bytes: usize) {
-        self.used += bytes;
-        self.peak = self.peak.max(self.used);
+        self.calls += bytes;
+        self.calls_peak = self.calls_peak.max(self.calls);
         self.cover();
     }
 
-    /// Counts bytes only if they fit.
+    /// Counts bytes of a call only if the share has room for them.
     #[must_use]
     pub(super) fn try_charge(&mut self, bytes: usize) -> bool {
         self.charge(bytes);
-        if self.is_short() {
+        if self.pressure() >= Pressure::Short {
             self.discharge(bytes);
             return false;
         }
@@ -100,42 +128,75 @@ impl Share {
     }
 
     pub(super) fn discharge(&mut self, bytes: usize) {
-        debug_assert!(bytes <= self.used, "more bytes leave than came");
-        self.used = self.used.saturating_sub(bytes);
-        let spare = self.taken.saturating_sub(self.used);
-        if spare >= 2 * STEP {
-            let back = spare / STEP * STEP - STEP;
-            self.taken -= back;
-            self.budget.give_back(back);
+        debug_assert!(bytes <= self.calls, "more bytes of calls leave than came");
+        self.calls = self.calls.saturating_sub(bytes);
+        self.uncover();
+    }
+
+    /// Counts bytes that belong to no call.
+    pub(super) fn charge_fixed(&mut self, bytes: usize) {
+        self.fixed += bytes;
+        self.cover();
+    }
+
+    pub(super) fn discharge_fixed(&mut self, bytes: usize) {
+        debug_assert!(bytes <= self.fixed, "more fixed bytes leave than came");
+        self.fixed = self.fixed.saturating_sub(bytes);
+        self.uncover();
+    }
+
+    /// Bytes that the pod may hold now: as much as is free, or its cap.
+    pub(super) fn threshold(&self) -> usize {
+        self.budget.free().min(self.cap)
+    }
+
+    pub(super) fn pressure(&self) -> Pressure {
+        let (used, threshold) = (self.used(), self.threshold());
+        if used <= threshold / 2 {
+            Pressure::None
+        } else if used <= threshold / 4 * 3 || self.calls <= FLOOR.min(self.cap / 4 * 3) {
+            Pressure::Tight
+        } else if used <= threshold {
+            Pressure::Short
+        } else if used <= threshold + threshold / 8 {
+            Pressure::Refuse
         } else {
-            self.cover();
+            Pressure::Shed
         }
     }
 
-    /// More is here than there should be: windows stop growing, and connections with much of it get no credit.
-    pub(super) fn is_short(&self) -> bool {
-        self.used > self.limit || self.used > self.taken
-    }
-
-    /// Half of the pod's part is used: not the time to promise more.
-    pub(super) fn is_tight(&self) -> bool {
-        self.used > self.limit / 2 || self.used > self.taken
-    }
-
+    /// All bytes that are held.
     pub(super) fn used(&self) -> usize {
-        self.used
+        self.calls + self.fixed
     }
 
+    /// Bytes that are held for calls, and at most so far.
+    pub(super) fn calls(&self) -> (usize, usize) {
+        (self.calls, self.calls_peak)
+    }
+
+    /// All bytes that were held at most so far.
     pub(super) fn peak(&self) -> usize {
         self.peak
     }
 
     fn cover(&mut self) {
-        if self.used > self.taken {
-            let more = (self.used - self.taken).div_ceil(STEP) * STEP;
-            if self.budget.take(more) {
-                self.taken += more;
-            }
+        let used = self.used();
+        self.peak = self.peak.max(used);
+        if used > self.taken {
+            let more = (used - self.taken).div_ceil(STEP) * STEP;
+            self.budget.take(more);
+            self.taken += more;
+        }
+    }
+
+    fn uncover(&mut self) {
+        let spare = self.taken.saturating_sub(self.used());
+        let keep = if self.used() == 0 { 0 } else { STEP };
+        if spare >= 2 * STEP || spare > keep && keep == 0 {
+            let back = (spare - keep) / STEP * STEP;
+            self.taken -= back;
+            self.budget.give_back(back);
         }
     }
 }
@@ -150,41 +211,97 @@ impl Drop for Share {
 mod tests {
     use super::*;
 
+    const MIB: usize = 1 << 20;
+
     #[test]
-    fn a_pod_is_short_beyond_its_own_limit() {
+    fn share_is_short_beyond_its_cap() {
         let mut share = Share::new(Arc::new(Budget::default()), 1000);
-        assert!(share.try_charge(1000) && !share.is_short());
+        assert!(share.try_charge(750));
         assert!(!share.try_charge(1));
         share.charge(1);
-        assert!(share.is_short());
+        assert_eq!(share.pressure(), Pressure::Short);
         share.discharge(1);
-        assert!(!share.is_short());
+        assert_eq!(share.pressure(), Pressure::Tight);
     }
 
     #[test]
-    fn lower_limit_refuses_more_and_keeps_what_is_taken() {
-        let budget = Arc::new(Budget::new(4 * STEP));
-        let mut share = Share::new(Arc::clone(&budget), usize::MAX);
-        assert!(share.try_charge(2 * STEP));
-        budget.set_limit(STEP);
-        assert_eq!((budget.limit(), budget.used()), (STEP, 2 * STEP));
-        assert!(!share.is_short());
-        assert!(!share.try_charge(1));
-        budget.set_limit(3 * STEP);
-        assert!(share.try_charge(1));
-    }
-
-    #[test]
-    fn pods_share_the_agents_limit_and_give_everything_back() {
-        let budget = Arc::new(Budget::new(2 * STEP));
+    fn greedy_pod_gets_half_of_the_budget_and_two_get_a_third_each() {
+        let budget = Arc::new(Budget::new(60 * MIB));
+        let fill = |share: &mut Share| {
+            if share.pressure() < Pressure::Refuse {
+                share.charge(MIB / 4);
+            }
+        };
         let mut one = Share::new(Arc::clone(&budget), usize::MAX);
-        let mut other = Share::new(Arc::clone(&budget), usize::MAX);
-        assert!(one.try_charge(STEP + 1));
-        assert!(!other.try_charge(1));
-        one.discharge(STEP + 1);
+        (0..240).for_each(|_| fill(&mut one));
+        assert!((29 * MIB..=31 * MIB).contains(&one.used()), "{}", one.used());
         drop(one);
-        assert!(other.try_charge(1));
-        drop(other);
+        let mut both = [(); 2].map(|()| Share::new(Arc::clone(&budget), usize::MAX));
+        (0..240).for_each(|_| both.iter_mut().for_each(fill));
+        for share in &both {
+            assert!((19 * MIB..=21 * MIB).contains(&share.used()), "{}", share.used());
+        }
+    }
+
+    #[test]
+    fn small_calls_fit_while_others_have_used_up_the_budget() {
+        let budget = Arc::new(Budget::new(MIB));
+        let mut greedy = Share::new(Arc::clone(&budget), usize::MAX);
+        greedy.charge(2 * MIB);
+        assert_eq!(greedy.pressure(), Pressure::Shed);
+        let mut small = Share::new(Arc::clone(&budget), usize::MAX);
+        small.charge_fixed(MIB);
+        assert!(small.try_charge(FLOOR));
+        assert!(!small.try_charge(1));
+    }
+
+    #[test]
+    fn pressure_rises_with_what_is_held() {
+        let mut share = Share::new(Arc::new(Budget::new(usize::MAX)), 16 * MIB);
+        let mut levels = Vec::new();
+        for _ in 0..20 {
+            share.charge(MIB);
+            levels.push(share.pressure());
+        }
+        assert!(levels.is_sorted());
+        let at = |mib: usize| levels[mib - 1];
+        assert_eq!(
+            [at(8), at(12), at(13), at(16), at(17), at(18), at(19)],
+            [
+                Pressure::None,
+                Pressure::Tight,
+                Pressure::Short,
+                Pressure::Short,
+                Pressure::Refuse,
+                Pressure::Refuse,
+                Pressure::Shed
+            ]
+        );
+    }
+
+    #[test]
+    fn lower_limit_makes_pods_short_and_a_higher_one_relieves_them() {
+        let budget = Arc::new(Budget::new(64 * MIB));
+        let mut share = Share::new(Arc::clone(&budget), usize::MAX);
+        assert!(share.try_charge(4 * MIB));
+        budget.set_limit(MIB);
+        assert_eq!(share.pressure(), Pressure::Shed);
+        budget.set_limit(64 * MIB);
+        assert_eq!(share.pressure(), Pressure::None);
+    }
+
+    #[test]
+    fn everything_taken_is_given_back() {
+        let budget = Arc::new(Budget::default());
+        let mut share = Share::new(Arc::clone(&budget), usize::MAX);
+        share.charge(10 * STEP + 1);
+        share.charge_fixed(100);
+        share.discharge(10 * STEP + 1);
+        assert!(budget.used() <= 2 * STEP);
+        share.discharge_fixed(100);
+        assert_eq!(budget.used(), 0);
+        share.charge(5);
+        drop(share);
         assert_eq!(budget.used(), 0);
     }
 }

@@ -4,7 +4,7 @@
 use super::actions::{ClientId, UpstreamId};
 use super::arena::{Arena, Key};
 use super::call::{Call, Place};
-use super::{NO_CALL, Splitter};
+use super::{NO_CALL, Splitter, memory};
 use crate::Time;
 use crate::connection::{StreamKey, Tag};
 use crate::frame::ErrorCode;
@@ -26,6 +26,8 @@ pub(super) enum Outcome {
     Oversized,
     /// The response broke off after its headers.
     Broken,
+    /// The pod held more than its share of memory, and this call much of it.
+    OutOfMemory,
 }
 
 /// All calls that are not over, by the key that their streams carry as a tag.
@@ -55,8 +57,8 @@ impl Calls {
         self.arena.iter()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.arena.len() == 0
+    pub(super) fn len(&self) -> usize {
+        self.arena.len()
     }
 
     /// The call that a stream's tag names.
@@ -117,6 +119,7 @@ impl Splitter {
         debug_assert!(call.member.is_none(), "a call that is over is nobody's load");
         self.uncharge(call.client.into(), call.unsent());
         self.discharge(call.pending as usize);
+        self.memory.discharge_fixed(memory::CALL);
         if let Some(client) = self.clients.get_mut(call.client.0) {
             client.link.conn.set_tag(call.stream, NO_CALL);
             debug_assert!(client.link.calls > 0, "a connection counts its calls");

@@ -4,12 +4,12 @@ use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
 
-use super::Splitter;
 use super::actions::{Action, ClientId, How};
 use super::arena::Key;
 use super::call::{Call, Place};
 use super::calls::Outcome;
 use super::link::CLOSE_PATIENCE;
+use super::{Splitter, memory};
 use crate::Time;
 use crate::connection::{Cause, CloseReason, Event, HeadersKind, StreamKey, Tag};
 use crate::frame::ErrorCode;
@@ -27,6 +27,7 @@ impl Splitter {
             self.client_event(now, id, event);
         }
         self.relay_keepalive(now, id);
+        self.charge_connection(id.into());
         self.touch_if_wanted(id.into());
         self.arm(id.into());
     }
@@ -88,6 +89,14 @@ impl Splitter {
             return;
         };
         self.stats.calls += 1;
+        if self.memory.refuses_streams() {
+            client.link.conn.reset(stream, ErrorCode::REFUSED_STREAM);
+            self.stats.refused_for_memory += 1;
+            self.stats.count(Outcome::Refused);
+            return self.fields.give_back_list(request);
+        }
+        self.memory.charge(request.memory());
+        self.memory.charge_fixed(memory::CALL);
         let oversized = request.oversized();
         let window = self.config.client.initial_window;
         let key = self
@@ -112,6 +121,7 @@ impl Splitter {
         end: bool,
     ) {
         let len = chunk.len() as u32;
+        let chunk = self.memory.own(chunk);
         let Some(key) = self.calls.of_client(id, stream, tag) else {
             // Of a call that is over: nobody else gives the credit back.
             if let Some(client) = self.clients.get_mut(id.0) {
@@ -136,9 +146,9 @@ impl Splitter {
         if call.kept.is_whole() {
             let fits = call.kept.bytes() + chunk.len() <= self.config.replay;
             if waits {
-                self.share.charge(chunk.len());
+                self.memory.charge(chunk.len());
                 call.kept.push(&chunk, &mut self.bodies);
-            } else if fits && self.share.try_charge(chunk.len()) {
+            } else if fits && self.memory.try_charge(chunk.len()) {
                 call.kept.push(&chunk, &mut self.bodies);
             } else {
                 self.discard_replay(key);
@@ -155,6 +165,7 @@ impl Splitter {
             upstream_link.link.conn.send_data(stream, chunk, end);
             self.touch(upstream.into());
         }
+        self.shed(now, key);
     }
 
     fn request_trailers(
@@ -176,6 +187,7 @@ impl Splitter {
         };
         call.request_ended = true;
         if call.kept.is_whole() {
+            self.memory.charge(trailers.memory());
             call.kept.set_trailers(Rc::clone(&trailers));
         }
         if let Place::Sent { upstream, stream } = call.place
@@ -220,6 +232,7 @@ impl Splitter {
             return;
         };
         self.stats.clients_closed += 1;
+        self.forget_memory(id.into(), client.link.charged);
         if client.pools.is_some() {
             let own: Vec<Key> = self
                 .pools
@@ -233,7 +246,7 @@ impl Splitter {
                 };
                 pool.retired = true;
                 for upstream in pool.upstreams.clone() {
-                    self.end_upstream(upstream, How::Graceful);
+                    self.end_upstream(now, upstream, How::Graceful);
                 }
                 self.drop_pool_if_empty(pool_key);
             }

@@ -33,7 +33,7 @@ pub struct Config {
     pub replay: usize,
     /// How often a call is sent, at most.
     pub tries: u8,
-    /// Bytes that one pod may hold.
+    /// Bytes that one pod may hold, at most; less when less of the agent's [`super::Budget`] is free.
     pub pod_budget: usize,
     /// A stream's receive window, at most.
     pub window: u32,
@@ -58,7 +58,7 @@ impl Config {
             linger: Duration::from_secs(5),
             replay: 64 << 10,
             tries: 3,
-            pod_budget: 64 << 20,
+            pod_budget: usize::MAX,
             window: 4 << 20,
             keepalive: Duration::from_secs(20),
             fields: 1 << 20,

@@ -37,6 +37,7 @@ impl Splitter {
             return None;
         }
         if link.output.is_empty() {
+            self.charge_connection(id);
             self.take_buffer_from(id);
             return None;
         }
@@ -59,6 +60,7 @@ impl Splitter {
         };
         if let Some(link) = link {
             link.output.take_buffer(&mut self.buffer);
+            link.output.set_bound(self.memory.output_bound());
             link.conn
                 .transmit(now, &mut self.fields, &mut link.output, &mut sent);
         }
@@ -69,6 +71,7 @@ impl Splitter {
             }
         }
         self.sent = sent;
+        self.charge_connection(id);
         let closed = self
             .link(id)
             .is_some_and(|link| link.conn.is_closed() && link.closing.is_none());
@@ -107,7 +110,7 @@ impl Splitter {
                 let terms = Terms {
                     config: &self.config,
                     round_trip: upstream.round_trip,
-                    tight: self.share.is_tight(),
+                    tight: self.memory.is_tight(),
                 };
                 call.download
                     .pass_on(now, what.bytes, stream, &mut upstream.link, &terms);
@@ -150,7 +153,7 @@ impl Splitter {
             let terms = Terms {
                 config: &self.config,
                 round_trip: self.upstreams.get(id.0).and_then(|upstream| upstream.round_trip),
-                tight: self.share.is_tight(),
+                tight: self.memory.is_tight(),
             };
             if let Some(client) = self.clients.get_mut(client_id.0) {
                 call.upload

@@ -148,7 +148,7 @@ impl Splitter {
         };
         let Some(link) = link else { return };
         let streams = u32::try_from(link.conn.streams()).unwrap_or(u32::MAX).max(1);
-        let usually = if self.share.is_tight() {
+        let usually = if self.memory.is_tight() {
             0
         } else {
             link.bulk.min(FORESEEN / streams)

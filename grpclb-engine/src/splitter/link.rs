@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::actions::{ClientId, ConnId, UpstreamId};
+use super::memory::Charged;
 use super::pool::PoolSet;
 use crate::Time;
 use crate::connection::{Config, Connection, Output, Role};
@@ -26,6 +27,7 @@ pub(super) struct Link {
     pub(super) closing: Option<Time>,
     /// DATA bytes that came by it and have not left to the other side.
     pub(super) buffered: u64,
+    pub(super) charged: Charged,
     /// Its credit is held back; when to look whether it still has to be.
     pub(super) held: Option<Time>,
     /// The stream window that its big messages have needed lately; 0: no stream needed more than what it begins with.
@@ -43,6 +45,7 @@ impl Link {
             timer: None,
             closing: None,
             buffered: 0,
+            charged: Charged::default(),
             held: None,
             bulk: 0,
             calls: 0,

@@ -161,11 +161,12 @@ impl Splitter {
     pub(super) fn forget(&mut self, now: Time, id: ConnId) {
         match id {
             ConnId::Client(id) => self.forget_client(now, id),
-            ConnId::Upstream(id) => {
-                self.upstreams.remove(id.0);
+            ConnId::Upstream(upstream) => {
+                if let Some(gone) = self.upstreams.remove(upstream.0) {
+                    self.forget_memory(id, gone.link.charged);
+                }
             }
         }
-        self.held.retain(|&other| other != id);
     }
 }
 

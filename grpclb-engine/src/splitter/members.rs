@@ -49,7 +49,7 @@ impl Splitter {
         let (group, owner) = (pool.group, pool.owner);
         for id in pool.upstreams.clone() {
             match self.upstreams.get(id.0) {
-                Some(upstream) if !upstream.is_ready() => self.end_upstream(id, How::Reset),
+                Some(upstream) if !upstream.is_ready() => self.end_upstream(now, id, How::Reset),
                 Some(upstream) if upstream.link.conn.streams() == 0 => self.shut_upstream(now, id),
                 _ => {}
             }

@@ -1,35 +1,186 @@
-//! Memory: what calls hold is counted ([`super::budget`]). When it runs short, connections that hold much of it get no more
-//! credit, until they hold less or there is memory again. Others go on as if nothing were.
+//! Memory: the one owner of what is held for the pod, charged as it comes and discharged as it leaves ([`super::budget`] has the
+//! pod's share). The measures against a want of it, from the mildest on, concern this pod alone: windows that do not grow,
+//! credit that is held back on connections that hold much, new streams that are refused, calls that are ended.
 
+use std::sync::Arc;
 use std::time::Duration;
+
+use bytes::Bytes;
 
 use super::Splitter;
 use super::actions::ConnId;
+use super::arena::Key;
+use super::budget::{Budget, Pressure, Share};
+use super::calls::Outcome;
 use crate::Time;
+use crate::connection::Output;
+use crate::frame::ErrorCode;
+
+/// Bytes that a connection costs beside what it buffers and its tables: its state, its task and its socket's record.
+pub(super) const CONNECTION: usize = 6 << 10;
+
+/// Bytes that a call costs beside its header lists and bodies: its record and its two streams.
+pub(super) const CALL: usize = 1 << 10;
 
 /// A connection that holds less than this is given credit even when memory is short: it is not to blame.
-const HOLD_FROM: u64 = 256 << 10;
+const MOST_BLAMELESS: usize = 256 << 10;
+const LEAST_BLAMELESS: usize = 16 << 10;
 
 /// How often a connection without credit is looked at: other pods of the agent may have given memory back.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
+/// The bound of a connection's output while memory is short.
+const SHORT_OUTPUT: usize = 16 << 10;
+
+/// Bytes that a connection itself holds, as they are charged to the pod.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Charged {
+    /// Field blocks, queued header lists, its output.
+    pending: usize,
+    /// HPACK tables.
+    tables: usize,
+}
+
+/// What is held for one pod.
+#[derive(Debug)]
+pub(super) struct Memory {
+    share: Share,
+    /// Connections whose credit is held back.
+    held: Vec<ConnId>,
+}
+
+impl Memory {
+    pub(super) fn new(budget: Arc<Budget>, cap: usize) -> Self {
+        Self {
+            share: Share::new(budget, cap),
+            held: Vec::new(),
+        }
+    }
+
+    /// Receive windows should not grow.
+    pub(super) fn is_tight(&self) -> bool {
+        self.share.pressure() >= Pressure::Tight
+    }
+
+    pub(super) fn is_short(&self) -> bool {
+        self.share.pressure() >= Pressure::Short
+    }
+
+    /// New streams are refused.
+    pub(super) fn refuses_streams(&self) -> bool {
+        self.share.pressure() >= Pressure::Refuse
+    }
+
+    /// New connections are not taken.
+    pub(super) fn refuses_connections(&self) -> bool {
+        self.share.pressure() >= Pressure::Shed
+    }
+
+    /// Charges bytes of a call.
+    pub(super) fn charge(&mut self, bytes: usize) {
+        self.share.charge(bytes);
+    }
+
+    /// Charges bytes of a call if the pod's share has room for them.
+    #[must_use]
+    pub(super) fn try_charge(&mut self, bytes: usize) -> bool {
+        self.share.try_charge(bytes)
+    }
+
+    /// Charges bytes that belong to no call.
+    pub(super) fn charge_fixed(&mut self, bytes: usize) {
+        self.share.charge_fixed(bytes);
+    }
+
+    pub(super) fn discharge_fixed(&mut self, bytes: usize) {
+        self.share.discharge_fixed(bytes);
+    }
+
+    /// Bytes that are held for calls now, and at most so far.
+    pub(super) fn calls(&self) -> (usize, usize) {
+        self.share.calls()
+    }
+
+    /// All bytes that are held now, and at most so far.
+    pub(super) fn held(&self) -> (usize, usize) {
+        (self.share.used(), self.share.peak())
+    }
+
+    /// The chunk in memory of its own, once the pod holds enough for it to matter: a chunk that waits keeps the whole buffer that
+    /// it was read into, which may be many times as large.
+    pub(super) fn own(&self, chunk: Bytes) -> Bytes {
+        if self.share.calls().0 > self.share.threshold() / 32 {
+            Bytes::copy_from_slice(&chunk)
+        } else {
+            chunk
+        }
+    }
+
+    /// The bound of an output that is to be filled.
+    pub(super) fn output_bound(&self) -> usize {
+        if self.is_short() {
+            SHORT_OUTPUT
+        } else {
+            Output::BOUND
+        }
+    }
+
+    /// So little that a connection is not to blame for the want of memory, where so many share the pod's.
+    fn blameless(&self, connections: usize) -> usize {
+        let fair = self.share.threshold() / (4 * connections.max(1));
+        fair.clamp(LEAST_BLAMELESS, MOST_BLAMELESS)
+    }
+
+    /// Whether a call that holds so much is ended: the pod holds more than its share though it was slowed and refused, and
+    /// this call more than an even part of a sixteenth of it.
+    fn sheds(&self, bytes: u64, calls: usize) -> bool {
+        self.share.pressure() >= Pressure::Shed
+            && bytes > (self.share.threshold() / (16 * calls.max(1))) as u64
+    }
+}
+
 impl Splitter {
-    /// DATA came that is not sent on yet.
+    /// Charges bytes that are held for this pod outside of the engine: buffers of connections that are not HTTP/2, or not
+    /// known to be yet. Each charge wants its [`Self::discharge_external`].
+    pub fn charge_external(&mut self, bytes: usize) {
+        self.memory.charge_fixed(bytes);
+    }
+
+    pub fn discharge_external(&mut self, bytes: usize) {
+        self.memory.discharge_fixed(bytes);
+    }
+
+    /// The pod holds all that it may: whatever reads for it should slow down.
+    pub fn is_short(&self) -> bool {
+        self.memory.is_short()
+    }
+
+    /// Charges DATA that came by this connection and is not sent on yet.
     pub(super) fn charge(&mut self, now: Time, id: ConnId, bytes: u32) {
-        self.share.charge(bytes as usize);
-        let short = self.share.is_short();
+        self.memory.charge(bytes as usize);
         let Some(link) = self.link_mut(id) else { return };
         link.buffered += u64::from(bytes);
-        if short && link.held.is_none() && link.buffered >= HOLD_FROM {
+        let (buffered, held) = (link.buffered, link.held.is_some());
+        if !held && self.memory.is_short() && buffered >= self.blameless() {
+            self.hold_credit(now, id);
+        }
+    }
+
+    fn blameless(&self) -> u64 {
+        self.memory.blameless(self.clients.len() + self.upstreams.len()) as u64
+    }
+
+    fn hold_credit(&mut self, now: Time, id: ConnId) {
+        if let Some(link) = self.link_mut(id) {
             link.held = Some(now + LOOK_EVERY);
             link.conn.hold_connection_credit(true);
-            self.held.push(id);
+            self.memory.held.push(id);
             self.stats.credit_held += 1;
             self.arm(id);
         }
     }
 
-    /// It has left, or is not wanted any more.
+    /// Discharges DATA that has left, or is not wanted any more.
     pub(super) fn uncharge(&mut self, id: ConnId, bytes: u64) {
         if let Some(link) = self.link_mut(id) {
             link.buffered = link.buffered.saturating_sub(bytes);
@@ -38,28 +189,28 @@ impl Splitter {
         self.discharge(bytes as usize);
     }
 
-    /// So many bytes less are here, of whichever connection.
+    /// Discharges bytes of calls, of whichever connection.
     pub(super) fn discharge(&mut self, bytes: usize) {
-        self.share.discharge(bytes);
-        if !self.held.is_empty() && !self.share.is_short() {
-            for id in std::mem::take(&mut self.held) {
+        self.memory.share.discharge(bytes);
+        if !self.memory.held.is_empty() && !self.memory.is_short() {
+            for id in std::mem::take(&mut self.memory.held) {
                 self.give_credit(id);
             }
         }
     }
 
-    /// This connection may hold so little now that it is not to blame any more.
+    /// Gives a connection its credit back once it holds so little that it is not to blame any more.
     pub(super) fn relieve(&mut self, id: ConnId) {
         if self
             .link(id)
-            .is_some_and(|link| link.held.is_some() && link.buffered < HOLD_FROM / 2)
+            .is_some_and(|link| link.held.is_some() && link.buffered < self.blameless() / 2)
         {
-            self.held.retain(|&other| other != id);
+            self.memory.held.retain(|&other| other != id);
             self.give_credit(id);
         }
     }
 
-    /// Time has passed: is there memory again?
+    /// Gives credit back where there is memory again, now that time has passed.
     pub(super) fn look_at_held(&mut self, now: Time, id: ConnId) {
         if let Some(link) = self.link_mut(id)
             && let Some(look) = &mut link.held
@@ -76,5 +227,41 @@ impl Splitter {
             link.conn.hold_connection_credit(false);
         }
         self.touch_if_wanted(id);
+    }
+
+    /// Charges what the connection itself holds by now: tables, field blocks, queued header lists, its output.
+    pub(super) fn charge_connection(&mut self, id: ConnId) {
+        let Some(link) = self.link_mut(id) else { return };
+        let now = Charged {
+            pending: link.conn.pending() + link.output.len(),
+            tables: link.conn.tables(),
+        };
+        let before = std::mem::replace(&mut link.charged, now);
+        if now != before {
+            self.memory.share.charge(now.pending);
+            self.memory.share.charge_fixed(now.tables);
+            self.memory.share.discharge_fixed(before.tables);
+            self.discharge(before.pending);
+        }
+    }
+
+    /// Ends the call if the pod holds too much and the call is among those that hold the most; whether it did.
+    pub(super) fn shed(&mut self, now: Time, key: Key) -> bool {
+        let Some(call) = self.calls.get(key) else {
+            return false;
+        };
+        let sheds = self.memory.sheds(call.pending + call.unsent(), self.calls.len());
+        if sheds {
+            // Which gRPC clients report as RESOURCE_EXHAUSTED.
+            self.reset_client(now, key, ErrorCode::ENHANCE_YOUR_CALM, Outcome::OutOfMemory);
+        }
+        sheds
+    }
+
+    /// Discharges all that a connection itself held, which is gone.
+    pub(super) fn forget_memory(&mut self, id: ConnId, charged: Charged) {
+        self.memory.held.retain(|&other| other != id);
+        self.memory.discharge_fixed(CONNECTION + charged.tables);
+        self.discharge(charged.pending);
     }
 }

@@ -10,7 +10,8 @@
 //!   something to send) and [`Splitter::transmit`] (the bytes), [`Splitter::poll_timeout`].
 //! * **Commands**: [`Splitter::drain`], [`Splitter::drain_service`]; for connections that are not HTTP/2
 //!   [`Splitter::pick_opaque`] with [`Splitter::opaque_failed`] and [`Splitter::opaque_closed`].
-//! * **Getters**: [`Splitter::is_idle`], [`Splitter::stats`], [`Splitter::describe`], [`Splitter::buffered`].
+//! * **Memory**: [`Splitter::charge_external`], [`Splitter::discharge_external`], [`Splitter::is_short`].
+//! * **Getters**: [`Splitter::is_idle`], [`Splitter::stats`], [`Splitter::describe`], [`Splitter::buffered`], [`Splitter::held`].
 //!
 //! # Order of calls
 //!
@@ -37,7 +38,7 @@
 //! | `members` | pools when the Service's endpoints change |
 //! | `flow` | from queues to bytes; credit |
 //! | `growth` | how large windows become |
-//! | `memory` | what calls hold; credit that is held back for it |
+//! | `memory`, `budget` | what the pod holds, its share of the agent's budget, and what is done when that is used up |
 //! | `answer`, `reply` | calls that we answer ourselves |
 //! | `liveness` | PINGs for clients that ask whether the other end is alive; deadlines |
 
@@ -79,9 +80,9 @@ pub use self::describe::{EndpointView, ServiceView};
 pub use self::stats::Stats;
 
 use self::arena::{Arena, Key};
-use self::budget::Share;
 use self::calls::Calls;
 use self::link::{Client, Link, Upstream};
+use self::memory::Memory;
 use self::pool::{Group, Pool, PoolSet};
 use self::replay::Bodies;
 use self::timers::Timers;
@@ -106,7 +107,7 @@ pub struct Splitter {
     backend_config: Rc<connection::Config>,
     seed: u64,
     rng: Rng,
-    share: Share,
+    memory: Memory,
     fields: Fields,
     by_service: HashMap<ServiceKey, Key>,
     groups: Arena<Group>,
@@ -117,8 +118,6 @@ pub struct Splitter {
     dirty: VecDeque<ConnId>,
     actions: VecDeque<Action>,
     timers: Timers,
-    /// Connections whose credit is held back.
-    held: Vec<ConnId>,
     /// What left in one transmit; empty in between.
     sent: Vec<Sent>,
     /// For the next output to be filled.
@@ -138,7 +137,7 @@ impl Splitter {
             backend_config: Rc::new(config.backend.clone()),
             seed,
             rng: Rng::seeded(seed),
-            share: Share::new(budget, config.pod_budget),
+            memory: Memory::new(budget, config.pod_budget),
             fields: Fields::new(config.fields, crate::rng::mix(seed)),
             by_service: HashMap::new(),
             groups: Arena::new(),
@@ -149,7 +148,6 @@ impl Splitter {
             dirty: VecDeque::new(),
             actions: VecDeque::new(),
             timers: Timers::default(),
-            held: Vec::new(),
             sent: Vec::new(),
             buffer: BytesMut::new(),
             bodies: Bodies::default(),
@@ -245,6 +243,10 @@ impl Splitter {
     /// A client's connection that proved to be HTTP/2. Its bytes, preface included, come by [`Self::handle_input`].
     pub fn open_client(&mut self, now: Time, service: ServiceKey) -> Result<ClientId, OpenClientError> {
         let group_key = *self.by_service.get(&service).ok_or(OpenClientError::NoService)?;
+        if self.memory.refuses_connections() {
+            self.stats.clients_refused += 1;
+            return Err(OpenClientError::OutOfMemory);
+        }
         let group = self.groups.get_mut(group_key).ok_or(OpenClientError::NoService)?;
         group.clients += 1;
         let unserved = group.removed || group.picker.is_empty();
@@ -257,6 +259,7 @@ impl Splitter {
             last_keepalive: None,
         }));
         self.stats.clients_opened += 1;
+        self.memory.charge_fixed(memory::CONNECTION);
         self.touch(id.into());
         if (self.draining || unserved)
             && let Some(client) = self.clients.get_mut(id.0)
@@ -348,16 +351,21 @@ impl Splitter {
 
     /// No client is connected and nothing is left to be done for one.
     pub fn is_idle(&self) -> bool {
-        self.clients.len() == 0 && self.calls.is_empty()
+        self.clients.len() == 0 && self.calls.len() == 0
     }
 
     pub fn stats(&self) -> &Stats {
         &self.stats
     }
 
-    /// Bytes that are held now, and at most so far.
+    /// Bytes that are held for calls now, and at most so far.
     pub fn buffered(&self) -> (usize, usize) {
-        (self.share.used(), self.share.peak())
+        self.memory.calls()
+    }
+
+    /// All bytes that are charged to the pod now, and at most so far: its connections included.
+    pub fn held(&self) -> (usize, usize) {
+        self.memory.held()
     }
 
     fn send_away(&mut self, now: Time, which: impl Fn(&Client) -> bool) {

@@ -10,7 +10,7 @@ use super::arena::{Arena, Key};
 use super::call::Place;
 use super::link::{Link, Upstream, UpstreamState};
 use super::recent::Recent;
-use super::{ServiceKey, Splitter};
+use super::{ServiceKey, Splitter, memory};
 use crate::Time;
 use crate::balance::{Endpoint, MemberKey, Picker, Service, Standing};
 use crate::connection::Role;
@@ -296,6 +296,7 @@ impl Splitter {
             last_keepalive: None,
         };
         let id = UpstreamId(self.upstreams.insert(upstream));
+        self.memory.charge_fixed(memory::CONNECTION);
         pool.upstreams.push(id);
         self.stats.dials += 1;
         self.actions.push_back(Action::Dial {

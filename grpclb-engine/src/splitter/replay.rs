@@ -57,12 +57,14 @@ impl Kept {
         self.trailers = Some(trailers);
     }
 
-    /// Drops all of it. Returns the bytes of body that were kept, whose buffer is for the next body, and the header list.
+    /// Drops all of it. Returns the bytes that were held, and the header list; the body's buffer is for the next body.
     pub(super) fn discard(&mut self, bodies: &mut Bodies) -> (usize, Option<Rc<HeaderList>>) {
         self.chunks = Vec::new();
         bodies.give_back(std::mem::take(&mut self.gathered));
+        let lists = [&self.request, &self.trailers].into_iter().flatten();
+        let held = std::mem::take(&mut self.bytes) + lists.map(|list| list.memory()).sum::<usize>();
         self.trailers = None;
-        (std::mem::take(&mut self.bytes), self.request.take())
+        (held, self.request.take())
     }
 
     /// The header list, while all of the request so far is here.

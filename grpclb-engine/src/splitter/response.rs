@@ -51,6 +51,7 @@ impl Splitter {
         if let Some(link) = self.clients.get_mut(client.0) {
             link.link.conn.send_headers(call.stream, headers, ended);
         }
+        self.charge_connection(client.into());
         self.touch(client.into());
         if ended {
             self.response_ended(now, key);
@@ -67,6 +68,7 @@ impl Splitter {
         ended: bool,
     ) {
         let len = chunk.len() as u32;
+        let chunk = self.memory.own(chunk);
         let Some(key) = self.calls.of_upstream(id, stream, tag) else {
             if let Some(upstream) = self.upstreams.get_mut(id.0) {
                 upstream.link.conn.release(stream, len);
@@ -83,6 +85,9 @@ impl Splitter {
         }
         self.touch(client.into());
         self.charge(now, id.into(), len);
+        if self.shed(now, key) {
+            return;
+        }
         if !ended {
             self.foresee(key, id.into(), stream, len);
         }

@@ -24,12 +24,18 @@ pub struct Stats {
     pub broken: u64,
     /// Calls that backends reset, the code relayed.
     pub reset_by_backend: u64,
+    /// Calls that were ended since the pod held more than its share of memory, and they much of it.
+    pub out_of_memory: u64,
+    /// Streams that were refused since the pod held its share of memory (counted as refused, too).
+    pub refused_for_memory: u64,
     /// Calls that had to wait for a connection.
     pub queued: u64,
     /// Calls that found the queue full (counted as unavailable, too).
     pub queue_full: u64,
     /// Requests whose body outgrew what is kept for another try.
     pub replay_given_up: u64,
+    /// Clients' connections that were reset since the pod held more than its share of memory.
+    pub clients_refused: u64,
     pub clients_opened: u64,
     pub clients_closed: u64,
     pub dials: u64,
@@ -61,6 +67,7 @@ impl Stats {
             Outcome::Unavailable => &mut self.unavailable,
             Outcome::Oversized => &mut self.oversized,
             Outcome::Broken => &mut self.broken,
+            Outcome::OutOfMemory => &mut self.out_of_memory,
         };
         *counter += 1;
     }
@@ -82,7 +89,7 @@ impl Stats {
     }
 
     /// The counters but for limits.
-    pub fn named(&self) -> [(&'static str, u64); 21] {
+    pub fn named(&self) -> [(&'static str, u64); 24] {
         [
             ("calls", self.calls),
             ("completed", self.completed),
@@ -93,9 +100,12 @@ impl Stats {
             ("oversized", self.oversized),
             ("broken", self.broken),
             ("reset_by_backend", self.reset_by_backend),
+            ("out_of_memory", self.out_of_memory),
+            ("refused_for_memory", self.refused_for_memory),
             ("queued", self.queued),
             ("queue_full", self.queue_full),
             ("replay_given_up", self.replay_given_up),
+            ("clients_refused", self.clients_refused),
             ("clients_opened", self.clients_opened),
             ("clients_closed", self.clients_closed),
             ("dials", self.dials),

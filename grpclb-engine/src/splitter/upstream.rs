@@ -69,6 +69,7 @@ impl Splitter {
         if self.pools.get(pool_key).is_some_and(|pool| pool.retired) {
             self.retire(now, pool_key);
         }
+        self.charge_connection(id.into());
         self.touch_if_wanted(id.into());
         self.arm(id.into());
     }
@@ -313,7 +314,7 @@ impl Splitter {
     }
 
     /// Ends a connection, or a dial, that nobody waits for any more.
-    pub(super) fn end_upstream(&mut self, id: UpstreamId, how: How) {
+    pub(super) fn end_upstream(&mut self, now: Time, id: UpstreamId, how: How) {
         let Some(upstream) = self.upstreams.get_mut(id.0) else {
             return;
         };
@@ -325,6 +326,6 @@ impl Splitter {
         }
         self.actions
             .push_back(Action::CloseUpstream { upstream: id, how });
-        self.upstreams.remove(id.0);
+        self.forget(now, id.into());
     }
 }

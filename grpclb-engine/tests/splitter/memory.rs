@@ -1,16 +1,60 @@
-//! What calls may hold in memory, that all of it comes back, and that a want of it stops nobody for ever.
+//! What a pod may hold in memory: all that it holds is charged to it, a want of memory slows, then refuses, then ends its own calls
+//! and nobody else's, and everything comes back.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use grpclb_engine::frame::ErrorCode;
 use grpclb_engine::splitter::{Budget, Config};
 
-use crate::support::{Behaviour, World, millis};
+use crate::support::{Behaviour, Outcome, World, millis};
+
+const MIB: usize = 1 << 20;
+
+/// A pod whose share is a quarter above what the bars allow has failed.
+fn assert_within_share(world: &World, share: usize) {
+    let (_, peak) = world.splitter.held();
+    assert!(peak <= share + share / 4, "{peak} bytes of {share}");
+}
+
+/// Another pod of the same agent: its calls are small, and each must be answered, also by a second try.
+struct Neighbour {
+    world: World,
+    client: usize,
+}
+
+impl Neighbour {
+    fn new(budget: &Arc<Budget>) -> Self {
+        let mut world = World::with(2, 11, Config::new("n1"), budget);
+        let client = world.client();
+        Self { world, client }
+    }
+
+    fn calls_go_well(&mut self) {
+        for body in [&[7; 100][..], &vec![8; 20_000]] {
+            let call = self.world.call(self.client, body);
+            assert!(self.world.is_ok(call), "{:?}", self.world.outcome(call));
+        }
+        self.world.backends[0].behaviour = Behaviour::Refuse;
+        let replayed = self.world.splitter.stats().replayed;
+        for _ in 0..4 {
+            let call = self.world.call(self.client, b"is sent again");
+            assert!(self.world.is_ok(call), "{:?}", self.world.outcome(call));
+        }
+        assert!(
+            self.world.splitter.stats().replayed > replayed,
+            "replay has memory"
+        );
+        self.world.backends[0].behaviour = Behaviour::Echo;
+        assert_eq!(self.world.splitter.stats().refused, 0);
+    }
+}
 
 /// A world whose one client has stopped reading, and has as many calls under way, with 60,000 bytes each way.
-fn deaf(calls: usize, budget: &Arc<Budget>) -> (World, usize, Vec<usize>) {
+fn deaf(calls: usize, share: usize, budget: &Arc<Budget>) -> (World, usize, Vec<usize>) {
     let mut config = Config::new("n1");
     config.client.connection_window = 16 << 20;
+    config.pod_budget = share;
     let mut world = World::with(1, 7, config, budget);
     // It cancels without waiting for what it does not read.
     world.client_config.reset_pacing.unconfirmed = 1000;
@@ -27,10 +71,11 @@ fn deaf(calls: usize, budget: &Arc<Budget>) -> (World, usize, Vec<usize>) {
 
 #[test]
 fn credit_that_was_held_back_comes_back_when_the_calls_that_held_it_are_cancelled() {
-    // The agent has no memory left: other pods have it all.
-    let (mut world, client, calls) = deaf(99, &Arc::new(Budget::new(0)));
+    let (mut world, client, calls) = deaf(99, 13 * MIB / 2, &Arc::default());
     assert!(world.splitter.stats().credit_held > 0);
-    assert_eq!(world.server(0).connection.send_window(), 0, "all of it is held");
+    assert_eq!(world.splitter.stats().out_of_memory, 0, "slowing was enough");
+    let window = world.server(0).connection.send_window();
+    assert!(window < 256 << 10, "{window} bytes of window are left");
     for call in calls.into_iter().rev() {
         world.cancel(call);
     }
@@ -46,21 +91,156 @@ fn credit_that_was_held_back_comes_back_when_the_calls_that_held_it_are_cancelle
 
 #[test]
 fn credit_that_was_held_back_comes_back_when_another_pod_gives_memory_back() {
-    let budget = Arc::new(Budget::new(4 << 20));
-    let (mut greedy, its_client, _calls) = deaf(99, &budget);
-    let (mut world, ..) = deaf(99, &budget);
-    world.backends[0].behaviour = Behaviour::Early;
-    let other = world.client();
-    let call = world.call(other, b"");
-    assert_eq!(
-        world.outcome(call),
-        None,
-        "it shares the connection that holds too much"
-    );
-    world.advance(Duration::from_secs(5));
-    assert_eq!(world.outcome(call), None);
+    let budget = Arc::new(Budget::new(13 * MIB));
+    let (mut greedy, its_client, _calls) = deaf(80, usize::MAX, &budget);
+    let (mut world, ..) = deaf(70, usize::MAX, &budget);
+    assert!(world.splitter.stats().credit_held > 0);
     greedy.drop_client(its_client);
     greedy.run();
     world.advance(Duration::from_secs(1));
-    assert!(world.is_ok(call), "{:?}", world.outcome(call));
+    // More than what is left of the window to the backend without the credit that was held back.
+    let other = world.client();
+    for _ in 0..40 {
+        let call = world.call(other, &vec![1; 60_000]);
+        assert!(world.is_ok(call), "{:?}", world.outcome(call));
+    }
+}
+
+#[test]
+fn body_that_servers_do_not_read_is_bounded_over_many_connections() {
+    let budget = Arc::new(Budget::new(16 * MIB));
+    let mut neighbour = Neighbour::new(&budget);
+    let mut world = World::with(3, 7, Config::new("n1"), &budget);
+    for backend in &mut world.backends {
+        backend.behaviour = Behaviour::NoCredit;
+        backend.config.initial_window = 0;
+    }
+    for _ in 0..600 {
+        if let Ok(client) = world.try_client() {
+            world.open(client, &vec![1; 65_000], true);
+            world.run();
+        }
+        assert_within_share(&world, 8 * MIB);
+    }
+    assert!(world.splitter.stats().refused_for_memory > 0);
+    neighbour.calls_go_well();
+    for client in 0..world.clients.len() {
+        world.drop_client(client);
+    }
+    world.run();
+    assert_eq!(world.splitter.buffered().0, 0);
+}
+
+#[test]
+fn connections_that_hold_less_than_a_blameless_part_each_are_bounded_together() {
+    let budget = Arc::new(Budget::new(16 * MIB));
+    let mut neighbour = Neighbour::new(&budget);
+    let mut config = Config::new("n1");
+    config.pod_budget = MIB;
+    let mut world = World::with(1, 7, config, &budget);
+    world.backends[0].config.initial_window = 0;
+    for _ in 0..60 {
+        if let Ok(client) = world.try_client() {
+            (0..3).for_each(|_| {
+                world.open(client, &vec![1; 60_000], true);
+            });
+            world.run();
+        }
+    }
+    assert_within_share(&world, MIB);
+    assert!(budget.used() < 3 * MIB, "{} bytes of the agent's", budget.used());
+    neighbour.calls_go_well();
+}
+
+#[test]
+fn large_header_lists_of_open_calls_are_charged_and_refused() {
+    let budget = Arc::new(Budget::new(32 * MIB));
+    let mut neighbour = Neighbour::new(&budget);
+    let mut world = World::with(2, 7, Config::new("n1"), &budget);
+    world
+        .backends
+        .iter_mut()
+        .for_each(|backend| backend.behaviour = Behaviour::Silent);
+    let client = world.client();
+    let mut refused = 0;
+    for number in 0..100 {
+        let value = format!("{number:0>9000}");
+        let names: Vec<String> = (0..100).map(|field| format!("x-{number}-{field}")).collect();
+        let fields: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), value.as_str())).collect();
+        let call = world.open_with(client, &fields, b"", false);
+        world.run();
+        refused += usize::from(world.outcome(call) == Some(&Outcome::Reset(ErrorCode::REFUSED_STREAM)));
+        assert_within_share(&world, 16 * MIB);
+    }
+    assert!(refused > 50, "{refused} refused");
+    neighbour.calls_go_well();
+}
+
+#[test]
+fn request_list_is_dropped_when_the_call_cannot_be_sent_again() {
+    let mut world = World::new(1);
+    world.backends[0].behaviour = Behaviour::Hold;
+    let client = world.client();
+    let value = "v".repeat(100_000);
+    world.open_with(client, &[("x", &value)], b"", false);
+    world.run();
+    let (now, peak) = world.splitter.buffered();
+    assert!(
+        now < 10_000 && peak > 100_000,
+        "{now} bytes are held, {peak} were"
+    );
+}
+
+#[test]
+fn responses_that_clients_do_not_read_are_bounded() {
+    let budget = Arc::new(Budget::new(16 * MIB));
+    let mut neighbour = Neighbour::new(&budget);
+    let mut world = World::with(3, 7, Config::new("n1"), &budget);
+    for _ in 0..200 {
+        let Ok(client) = world.try_client() else { continue };
+        world.clients[client].deaf = true;
+        world.clients[client].socket = 4096;
+        for _ in 0..4 {
+            world.open(client, &vec![1; 64_000], true);
+        }
+        world.run();
+        assert_within_share(&world, 8 * MIB);
+    }
+    neighbour.calls_go_well();
+    let stalled = world.splitter.stats().out_of_memory + world.splitter.stats().refused_for_memory;
+    assert!(
+        stalled > 0,
+        "{:?} {:?}",
+        world.splitter.stats(),
+        world.splitter.held()
+    );
+}
+
+#[test]
+fn pod_that_was_short_of_memory_is_served_again_when_its_calls_end() {
+    let budget = Arc::new(Budget::new(4 * MIB));
+    let mut world = World::with(1, 7, Config::new("n1"), &budget);
+    world.backends[0].behaviour = Behaviour::Hold;
+    world.client_config.initial_window = 0;
+    let client = world.client();
+    for _ in 0..100 {
+        world.open(client, &vec![1; 60_000], false);
+        world.run();
+    }
+    world.client_config.initial_window = 65_535;
+    assert!(
+        world.splitter.stats().refused_for_memory > 0,
+        "{:?} {:?}",
+        world.splitter.stats(),
+        world.splitter.held()
+    );
+    world.drop_client(client);
+    world.advance(Duration::from_secs(1));
+    assert_eq!(world.splitter.buffered().0, 0);
+    world.backends[0].behaviour = Behaviour::Echo;
+    let client = world.client();
+    for _ in 0..20 {
+        let call = world.call(client, &vec![1; 60_000]);
+        assert!(world.is_ok(call), "{:?}", world.outcome(call));
+    }
 }

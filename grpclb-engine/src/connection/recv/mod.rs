@@ -87,6 +87,11 @@ impl Inbound {
         [block, frame].into_iter().flatten().min()
     }
 
+    /// Bytes of the field block whose CONTINUATIONs are missing.
+    pub(super) fn memory(&self) -> usize {
+        self.block.as_ref().map_or(0, |block| block.bytes.capacity())
+    }
+
     pub(super) fn overdue(&self, limits: &Limits, now: Time) -> Option<Limit> {
         if self
             .block

@@ -146,6 +146,8 @@ pub(super) struct Streams {
     closed: ClosedStreams,
     /// Streams with an id: those that count for the other end.
     active: usize,
+    /// Bytes of the header lists in all queues.
+    pub(super) queued_headers: usize,
     /// Streams with something to send, one DATA frame a turn.
     pub(super) ready: Waiting,
     /// Streams that wait for the connection's window.
@@ -193,6 +195,7 @@ impl Streams {
             by_id: IdIndex::default(),
             closed: ClosedStreams::default(),
             active: 0,
+            queued_headers: 0,
             ready: Waiting::default(),
             blocked: Waiting::default(),
             opening: Waiting::default(),
@@ -280,6 +283,7 @@ impl Streams {
     /// Forgets the stream but for how it was closed.
     pub(super) fn remove(&mut self, key: StreamKey, state: State) {
         let Some(stream) = self.get_mut(key) else { return };
+        let dropped = stream.queued_headers();
         stream.generation = 0;
         stream.queue.clear();
         if stream.queue.capacity() > 16 {
@@ -291,6 +295,7 @@ impl Streams {
             self.closed.remember(id, state);
             self.active -= 1;
         }
+        self.queued_headers -= dropped;
         self.free.push(key.index);
         if self.free.len() == self.slots.len() && self.slots.len() > KEPT_SLOTS {
             // An idle connection keeps little. Generations go on, so old keys stay stale.
@@ -394,6 +399,7 @@ impl Streams {
             stream.queue = VecDeque::new();
             stream.listed = Listed::No;
         }
+        self.queued_headers = 0;
         self.drop_lists();
     }
 

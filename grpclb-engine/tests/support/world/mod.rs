@@ -17,7 +17,8 @@ use grpclb_engine::connection::{self, Event, HeadersKind, Role, StreamKey};
 use grpclb_engine::frame::ErrorCode;
 use grpclb_engine::rng::Rng;
 use grpclb_engine::splitter::{
-    Action, Budget, ClientId, Config, ConnId, DialError, Ended, ServiceKey, Splitter, UpstreamId,
+    Action, Budget, ClientId, Config, ConnId, DialError, Ended, OpenClientError, ServiceKey, Splitter,
+    UpstreamId,
 };
 
 pub use self::wild::{Wild, greeting};
@@ -89,6 +90,8 @@ pub struct Client {
     pub over: bool,
     /// The client reads nothing: bytes for it stay on the wire.
     pub deaf: bool,
+    /// Bytes that its socket takes while it reads nothing.
+    pub socket: usize,
     pub goaways: u32,
 }
 
@@ -215,20 +218,23 @@ impl World {
     }
 
     pub fn client(&mut self) -> usize {
-        let id = self
-            .splitter
-            .open_client(self.now, SERVICE)
-            .expect("the Service is set");
+        self.try_client().expect("the Service is set")
+    }
+
+    /// A client's connection, unless the splitter does not take it.
+    pub fn try_client(&mut self) -> Result<usize, OpenClientError> {
+        let id = self.splitter.open_client(self.now, SERVICE)?;
         self.clients.push(Client {
             id,
             side: Side::new(Role::Client, self.client_config.clone()),
             wire: Wire::default(),
             over: false,
             deaf: false,
+            socket: usize::MAX,
             goaways: 0,
         });
         self.advance(self.delay * 4);
-        self.clients.len() - 1
+        Ok(self.clients.len() - 1)
     }
 
     /// Begins a gRPC call; its number.
@@ -237,18 +243,23 @@ impl World {
     }
 
     pub fn open_as(&mut self, client: usize, content_type: &str, body: &[u8], end: bool) -> usize {
+        self.open_with(client, &[("content-type", content_type)], body, end)
+    }
+
+    /// Begins a call with these header fields beside the usual ones.
+    pub fn open_with(&mut self, client: usize, fields: &[(&str, &str)], body: &[u8], end: bool) -> usize {
         let number = self.calls.len();
         let name = number.to_string();
         let side = &mut self.clients[client].side;
-        let headers = side.headers(&[
+        let mut all = vec![
             (":method", "POST"),
             (":scheme", "http"),
             (":authority", "echo.default:50051"),
             (":path", "/echo.Echo/Call"),
-            ("content-type", content_type),
-            ("te", "trailers"),
-            ("call", &name),
-        ]);
+        ];
+        all.extend(fields);
+        all.extend([("te", "trailers"), ("call", &name)]);
+        let headers = side.headers(&all);
         let ends = end && body.is_empty();
         let stream = side
             .connection

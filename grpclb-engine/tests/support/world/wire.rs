@@ -162,12 +162,17 @@ impl World {
             return;
         }
         let due = self.now + self.delay;
+        let mut room = usize::MAX;
         let wire = match id {
             ConnId::Client(id) => {
                 let client = self.clients.iter_mut().find(|client| client.id == id);
                 let Some(client) = client else { return };
-                if client.deaf && client.wire.to_peer.len() > 8 {
-                    return; // the socket is full
+                if client.deaf {
+                    if client.wire.to_peer.len() > 8 {
+                        return; // the socket is full
+                    }
+                    let taken: usize = client.wire.to_peer.iter().map(|(_, bytes)| bytes.len()).sum();
+                    room = client.socket.saturating_sub(taken);
                 }
                 &mut client.wire
             }
@@ -177,12 +182,17 @@ impl World {
             },
         };
         while let Some(output) = self.splitter.transmit(self.now, id) {
+            if room == 0 {
+                return;
+            }
             let mut slices = [std::io::IoSlice::new(&[]); 64];
             let filled = output.slices(&mut slices);
             let bytes: Vec<u8> = slices[..filled]
                 .iter()
                 .flat_map(|slice| slice.iter().copied())
+                .take(room)
                 .collect();
+            room -= bytes.len();
             output.advance(bytes.len());
             for piece in bytes.chunks(self.cut) {
                 wire.to_peer.push_back((due, piece.to_vec()));

@@ -1,0 +1,29 @@
+//! Bytes that a connection holds by itself, for the owner's account: all but the DATA that is queued, which its owner knows.
+
+use super::Connection;
+use super::control::Control;
+use super::streams::{Item, Stream};
+
+impl Connection {
+    /// Bytes of unfinished field blocks, and of header lists and control frames that are queued; roughly. Nothing at rest.
+    /// Costs a few additions, however many streams there are.
+    pub fn pending(&self) -> usize {
+        self.inbound.memory() + self.control.len() * size_of::<Control>() + self.streams.queued_headers
+    }
+
+    /// Bytes of the HPACK tables, roughly.
+    pub fn tables(&self) -> usize {
+        self.decoder.memory() + self.encoder.memory()
+    }
+}
+
+impl Stream {
+    /// Bytes of the header lists in its queue.
+    pub(super) fn queued_headers(&self) -> usize {
+        let bytes = |item: &Item| match item {
+            Item::Headers(headers) => headers.memory(),
+            Item::Data(_) | Item::Gathered(_) => 0,
+        };
+        self.queue.iter().map(bytes).sum()
+    }
+}
