@@ -1,5 +1,8 @@
 //! `cargo xtask bench`: installs the peers, builds the agent and the benchmark in release, and runs the latter (a binary
 //! of the tests crate). `cargo xtask bench scale` does the same for the other question: what ten thousand Services cost.
+//! [`instructions`] counts those of the engine alone.
+
+mod instructions;
 
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -26,6 +29,8 @@ pub(crate) struct Options {
 
 #[derive(Debug, Subcommand)]
 enum Other {
+    /// Without root: the splitter's instructions per call under callgrind, beside the kept figures of an earlier commit
+    Instructions(instructions::Options),
     /// In a cluster made for it: ten thousand Services, beside kube-proxy
     Scale {
         /// Only report what is missing on this machine, install nothing
@@ -38,12 +43,13 @@ enum Other {
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    if let Some(Other::Scale {
-        no_install,
-        arguments,
-    }) = &options.other
-    {
-        return scale(*no_install, arguments);
+    match &options.other {
+        Some(Other::Instructions(options)) => return instructions::run(options),
+        Some(Other::Scale {
+            no_install,
+            arguments,
+        }) => return scale(*no_install, arguments),
+        None => {}
     }
     setup::ensure(
         &[

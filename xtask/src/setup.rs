@@ -42,6 +42,8 @@ pub(crate) enum Need {
     Go,
     /// The proxies that the benchmark measures beside grpclb, and its load generator.
     BenchPeers,
+    /// Counts the instructions of the engine's benchmark.
+    Valgrind,
     /// What of a cluster comes from Debian: containerd, runc, CNI plugins; and Go, to build the rest.
     Cluster,
     /// A shell without libraries, for images.
@@ -70,6 +72,7 @@ const EVERYTHING: &[Need] = &[
     Need::Busybox,
     Need::Cluster,
     Need::DeployTools,
+    Need::Valgrind,
 ];
 
 pub(crate) fn run(options: &Options) -> Result<()> {
@@ -182,6 +185,7 @@ fn missing(need: Need) -> Vec<Step> {
             }
             steps
         }
+        Need::Valgrind => packages(&[("valgrind", "valgrind")]),
         Need::Cluster => {
             let mut steps: Vec<Step> = packages(&[
                 ("containerd", "containerd"),
