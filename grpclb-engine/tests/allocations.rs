@@ -13,10 +13,22 @@ use grpclb_engine::balance::{Endpoint, Policy, Service, State};
 use grpclb_engine::connection::{Config, Event, HeadersKind, Role, StreamKey};
 use grpclb_engine::splitter::{self, Action, ConnId, ServiceKey, Splitter};
 
-use support::{REQUEST, Side};
+use support::{REQUEST, RESPONSE, Side, TRAILERS};
 
 /// Room for a read, as in the data plane.
 const READ: usize = 64 << 10;
+
+/// The backend's answer to a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answer {
+    /// Response headers, the whole body and trailers, as soon as the request's headers are there.
+    Unary,
+    /// Trailers alone.
+    TrailersOnly,
+    /// Each message comes back; trailers follow the last one.
+    Echo,
+    Nothing,
+}
 
 /// Clients, the splitter and one backend, of which only the splitter is measured.
 struct Bench {
@@ -29,8 +41,7 @@ struct Bench {
     output: Vec<u8>,
     /// By the splitter.
     allocations: u64,
-    /// The backend answers nothing.
-    silent: bool,
+    answer: Answer,
     /// Bytes each way of a call.
     body: usize,
     /// Calls so far, and whether each has a deadline of its own among its headers.
@@ -86,7 +97,7 @@ impl Bench {
             input: BytesMut::with_capacity(READ),
             output: Vec::with_capacity(READ),
             allocations: 0,
-            silent: false,
+            answer: Answer::Unary,
             body: 100,
             opened: 0,
             deadlines: false,
@@ -152,17 +163,44 @@ impl Bench {
     fn serve(&mut self) {
         let (_, side) = &mut self.backend;
         for event in side.take_events() {
-            match event {
-                Event::Headers {
-                    stream,
-                    kind: HeadersKind::Request,
-                    ..
-                } if !self.silent => {
-                    side.respond(stream, false);
-                    side.data(stream, &vec![8; self.body], false);
-                    side.trailers(stream);
+            match (event, self.answer) {
+                (
+                    Event::Headers {
+                        stream,
+                        kind: HeadersKind::Request,
+                        ..
+                    },
+                    answer,
+                ) => match answer {
+                    Answer::Unary => {
+                        side.respond(stream, false);
+                        side.data(stream, &vec![8; self.body], false);
+                        side.trailers(stream);
+                    }
+                    Answer::TrailersOnly => {
+                        let headers = side.headers(&[RESPONSE, TRAILERS].concat());
+                        side.connection.send_headers(stream, headers, true);
+                    }
+                    Answer::Echo => side.respond(stream, false),
+                    Answer::Nothing => {}
+                },
+                (
+                    Event::Data {
+                        stream,
+                        chunk,
+                        end_stream,
+                        ..
+                    },
+                    answer,
+                ) => {
+                    side.connection.release(stream, chunk.len() as u32);
+                    if answer == Answer::Echo {
+                        side.data(stream, &chunk, false);
+                        if end_stream {
+                            side.trailers(stream);
+                        }
+                    }
                 }
-                Event::Data { stream, chunk, .. } => side.connection.release(stream, chunk.len() as u32),
                 _ => {}
             }
         }
@@ -170,6 +208,13 @@ impl Bench {
 
     /// A call whose request is all there.
     fn open(&mut self, client: usize) -> StreamKey {
+        let stream = self.begin(client);
+        self.clients[client].1.data(stream, &vec![7; self.body], true);
+        stream
+    }
+
+    /// A call of which only the request's headers are there.
+    fn begin(&mut self, client: usize) -> StreamKey {
         self.opened += 1;
         let (_, side) = &mut self.clients[client];
         let deadline = format!("{}u", 1_000_000 + self.opened);
@@ -179,9 +224,7 @@ impl Bench {
         }
         let headers = side.headers(&headers);
         let stream = side.connection.open(self.now, 0, headers, false);
-        let stream = stream.expect("the splitter takes a hundred calls at once");
-        side.data(stream, &vec![7; self.body], true);
-        stream
+        stream.expect("the splitter takes a hundred calls at once")
     }
 
     /// So many calls of each client at once.
@@ -190,16 +233,40 @@ impl Bench {
             .flat_map(|client| (0..each).map(move |_| client))
             .map(|client| (client, self.open(client)))
             .collect();
+        self.exchange_to_end();
+        for (client, stream) in opened {
+            assert!(self.clients[client].1.ended(stream));
+        }
+        self.clients.iter_mut().for_each(|(_, side)| side.events.clear());
+    }
+
+    /// So many calls of the first client at once, each with `messages` that come back one after the other.
+    fn streams(&mut self, calls: usize, messages: usize) {
+        let opened: Vec<StreamKey> = (0..calls).map(|_| self.begin(0)).collect();
+        for message in 1..=messages {
+            for stream in &opened {
+                let body = vec![7; self.body];
+                self.clients[0].1.data(*stream, &body, message == messages);
+            }
+            self.exchange();
+        }
+        self.exchange_to_end();
+        let (_, side) = &mut self.clients[0];
+        for stream in opened {
+            assert!(side.ended(stream));
+            assert_eq!(side.received(stream).len(), messages * self.body);
+        }
+        side.events.clear();
+    }
+
+    /// Exchanges bytes until all calls have ended.
+    fn exchange_to_end(&mut self) {
         let mut exchanges = 0;
         while self.clients.iter().any(|(_, side)| side.connection.streams() > 0) {
             exchanges += 1;
             assert!(exchanges < 100, "calls do not come to their end");
             self.exchange();
         }
-        for (client, stream) in opened {
-            assert!(self.clients[client].1.ended(stream));
-        }
-        self.clients.iter_mut().for_each(|(_, side)| side.events.clear());
     }
 }
 
@@ -218,6 +285,26 @@ fn small_calls_ask_for_no_memory() {
         let allocations = allocations(clients, each);
         assert_eq!(allocations, 0, "{clients} clients with {each} calls each");
     }
+}
+
+#[test]
+fn streamed_messages_allocate_nothing() {
+    let mut bench = Bench::new(1);
+    bench.answer = Answer::Echo;
+    (0..30).for_each(|_| bench.streams(10, 20));
+    bench.allocations = 0;
+    (0..100).for_each(|_| bench.streams(10, 20));
+    assert_eq!(bench.allocations, 0);
+}
+
+#[test]
+fn trailers_only_responses_allocate_nothing() {
+    let mut bench = Bench::new(1);
+    bench.answer = Answer::TrailersOnly;
+    (0..30).for_each(|_| bench.calls(10));
+    bench.allocations = 0;
+    (0..1000).for_each(|_| bench.calls(10));
+    assert_eq!(bench.allocations, 0);
 }
 
 /// Payloads that are referenced ask for more: the list of an output's pieces, and the body that is kept for another try.
@@ -253,7 +340,7 @@ fn a_call_that_waits_for_its_answer_holds_no_read_buffer() {
     const CALLS: i64 = 100;
     let mut bench = Bench::new(1);
     (0..CALLS).for_each(|_| bench.calls(1));
-    bench.silent = true;
+    bench.answer = Answer::Nothing;
     let held = measure(|| {
         for _ in 0..CALLS {
             bench.open(0);
