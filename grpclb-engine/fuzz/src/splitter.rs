@@ -242,7 +242,7 @@ impl Story {
             }
         }
         let connections = self.clients.len() + self.upstreams.len();
-        let (held, _) = self.splitter.buffered();
+        let held = self.splitter.buffered();
         // The budget, and for each connection what was in its window when it was used up (which doubles at most
         // to twice the largest stream's).
         assert!(
@@ -292,7 +292,7 @@ impl Story {
             self.splitter.handle_timeout(self.now);
         }
         assert!(self.splitter.is_idle(), "calls or clients are left");
-        assert_eq!(self.splitter.buffered().0, 0, "bytes are left");
+        assert_eq!(self.splitter.buffered(), 0, "bytes are left");
         assert!(
             self.splitter
                 .describe(self.now)

@@ -82,6 +82,9 @@ pub(super) enum Pressure {
 }
 
 /// The bytes that one pod holds.
+///
+/// The pressure is measured anew with each step that is taken or given back, and when it is asked for ([`Share::measure`]):
+/// counting and looking at it cost next to nothing.
 #[derive(Debug)]
 pub(super) struct Share {
     budget: Arc<Budget>,
@@ -92,8 +95,8 @@ pub(super) struct Share {
     calls: usize,
     /// Bytes that connections take by themselves, and what is held outside of the engine.
     fixed: usize,
-    calls_peak: usize,
     peak: usize,
+    pressure: Pressure,
 }
 
 impl Share {
@@ -104,15 +107,15 @@ impl Share {
             taken: 0,
             calls: 0,
             fixed: 0,
-            calls_peak: 0,
             peak: 0,
+            pressure: Pressure::None,
         }
     }
 
     /// Counts bytes of a call that are here already.
+    #[inline]
     pub(super) fn charge(&mut self, bytes: usize) {
         self.calls += bytes;
-        self.calls_peak = self.calls_peak.max(self.calls);
         self.cover();
     }
 
@@ -120,13 +123,14 @@ impl Share {
     #[must_use]
     pub(super) fn try_charge(&mut self, bytes: usize) -> bool {
         self.charge(bytes);
-        if self.pressure() >= Pressure::Short {
+        if self.pressure >= Pressure::Short {
             self.discharge(bytes);
             return false;
         }
         true
     }
 
+    #[inline]
     pub(super) fn discharge(&mut self, bytes: usize) {
         debug_assert!(bytes <= self.calls, "more bytes of calls leave than came");
         self.calls = self.calls.saturating_sub(bytes);
@@ -150,19 +154,27 @@ impl Share {
         self.budget.free().min(self.cap)
     }
 
+    /// The pressure when it was last measured.
+    #[inline]
     pub(super) fn pressure(&self) -> Pressure {
+        self.pressure
+    }
+
+    /// Measures the pressure: other pods may have taken memory or given some back.
+    pub(super) fn measure(&mut self) -> Pressure {
         let (used, threshold) = (self.used(), self.threshold());
-        if used <= threshold / 2 {
+        self.pressure = if used <= threshold / 2 {
             Pressure::None
         } else if used <= threshold / 4 * 3 || self.calls <= FLOOR.min(self.cap / 4 * 3) {
             Pressure::Tight
         } else if used <= threshold {
             Pressure::Short
-        } else if used <= threshold + threshold / 8 {
+        } else if used <= threshold.saturating_add(threshold / 8) {
             Pressure::Refuse
         } else {
             Pressure::Shed
-        }
+        };
+        self.pressure
     }
 
     /// All bytes that are held.
@@ -170,34 +182,49 @@ impl Share {
         self.calls + self.fixed
     }
 
-    /// Bytes that are held for calls, and at most so far.
-    pub(super) fn calls(&self) -> (usize, usize) {
-        (self.calls, self.calls_peak)
+    /// Bytes that are held for calls.
+    pub(super) fn calls(&self) -> usize {
+        self.calls
     }
 
-    /// All bytes that were held at most so far.
+    /// All bytes that were held at most so far, to a step.
     pub(super) fn peak(&self) -> usize {
         self.peak
     }
 
+    #[inline]
     fn cover(&mut self) {
-        let used = self.used();
-        self.peak = self.peak.max(used);
-        if used > self.taken {
-            let more = (used - self.taken).div_ceil(STEP) * STEP;
-            self.budget.take(more);
-            self.taken += more;
+        if self.used() > self.taken {
+            self.take();
         }
     }
 
+    #[cold]
+    fn take(&mut self) {
+        let more = (self.used() - self.taken).div_ceil(STEP) * STEP;
+        self.budget.take(more);
+        self.taken += more;
+        self.peak = self.peak.max(self.taken);
+        self.measure();
+    }
+
+    #[inline]
     fn uncover(&mut self) {
-        let spare = self.taken.saturating_sub(self.used());
-        let keep = if self.used() == 0 { 0 } else { STEP };
-        if spare >= 2 * STEP || spare > keep && keep == 0 {
-            let back = (spare - keep) / STEP * STEP;
-            self.taken -= back;
-            self.budget.give_back(back);
+        let used = self.used();
+        if self.taken - used >= 2 * STEP || used == 0 && self.taken > 0 {
+            self.give_back();
         }
+    }
+
+    /// Keeps a step beyond what is used, so that small ups and downs cost nothing.
+    #[cold]
+    fn give_back(&mut self) {
+        let used = self.used();
+        let keep = if used == 0 { 0 } else { STEP };
+        let back = (self.taken - used - keep) / STEP * STEP;
+        self.taken -= back;
+        self.budget.give_back(back);
+        self.measure();
     }
 }
 
@@ -214,13 +241,13 @@ mod tests {
     const MIB: usize = 1 << 20;
 
     #[test]
-    fn share_is_short_beyond_its_cap() {
-        let mut share = Share::new(Arc::new(Budget::default()), 1000);
-        assert!(share.try_charge(750));
+    fn share_is_short_beyond_three_quarters_of_its_cap() {
+        let mut share = Share::new(Arc::new(Budget::default()), 16 * STEP);
+        assert!(share.try_charge(12 * STEP));
         assert!(!share.try_charge(1));
         share.charge(1);
         assert_eq!(share.pressure(), Pressure::Short);
-        share.discharge(1);
+        share.discharge(2 * STEP);
         assert_eq!(share.pressure(), Pressure::Tight);
     }
 
@@ -285,9 +312,9 @@ mod tests {
         let mut share = Share::new(Arc::clone(&budget), usize::MAX);
         assert!(share.try_charge(4 * MIB));
         budget.set_limit(MIB);
-        assert_eq!(share.pressure(), Pressure::Shed);
+        assert_eq!(share.measure(), Pressure::Shed);
         budget.set_limit(64 * MIB);
-        assert_eq!(share.pressure(), Pressure::None);
+        assert_eq!(share.measure(), Pressure::None);
     }
 
     #[test]

@@ -17,7 +17,10 @@ use crate::connection::Output;
 use crate::frame::ErrorCode;
 
 /// Bytes that a connection costs beside what it buffers and its tables: its state, its task and its socket's record.
-pub(super) const CONNECTION: usize = 6 << 10;
+pub(super) const CONNECTION: usize = 8 << 10;
+
+/// Up to so many bytes of a connection's own are a part of [`CONNECTION`]: most outputs come and go without a charge.
+pub(super) const SMALL: usize = 4 << 10;
 
 /// Bytes that a call costs beside its header lists and bodies: its record and its two streams.
 pub(super) const CALL: usize = 1 << 10;
@@ -25,6 +28,9 @@ pub(super) const CALL: usize = 1 << 10;
 /// A connection that holds less than this is given credit even when memory is short: it is not to blame.
 const MOST_BLAMELESS: usize = 256 << 10;
 const LEAST_BLAMELESS: usize = 16 << 10;
+
+/// Bytes of calls from which on chunks are copied out of the buffers that they were read into.
+const OWN_FROM: usize = 4 << 20;
 
 /// How often a connection without credit is looked at: other pods of the agent may have given memory back.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -67,13 +73,13 @@ impl Memory {
     }
 
     /// New streams are refused.
-    pub(super) fn refuses_streams(&self) -> bool {
-        self.share.pressure() >= Pressure::Refuse
+    pub(super) fn refuses_streams(&mut self) -> bool {
+        self.share.pressure() >= Pressure::Refuse && self.share.measure() >= Pressure::Refuse
     }
 
     /// New connections are not taken.
-    pub(super) fn refuses_connections(&self) -> bool {
-        self.share.pressure() >= Pressure::Shed
+    pub(super) fn refuses_connections(&mut self) -> bool {
+        self.share.measure() >= Pressure::Shed
     }
 
     /// Charges bytes of a call.
@@ -96,20 +102,26 @@ impl Memory {
         self.share.discharge_fixed(bytes);
     }
 
-    /// Bytes that are held for calls now, and at most so far.
-    pub(super) fn calls(&self) -> (usize, usize) {
+    /// Bytes that are held for calls.
+    pub(super) fn calls(&self) -> usize {
         self.share.calls()
     }
 
-    /// All bytes that are held now, and at most so far.
-    pub(super) fn held(&self) -> (usize, usize) {
-        (self.share.used(), self.share.peak())
+    /// All bytes that are held.
+    pub(super) fn held(&self) -> usize {
+        self.share.used()
+    }
+
+    /// All bytes that were held at most so far, to a step of 64 KiB.
+    pub(super) fn peak(&self) -> usize {
+        self.share.peak()
     }
 
     /// The chunk in memory of its own, once the pod holds enough for it to matter: a chunk that waits keeps the whole buffer that
     /// it was read into, which may be many times as large.
+    #[inline]
     pub(super) fn own(&self, chunk: Bytes) -> Bytes {
-        if self.share.calls().0 > self.share.threshold() / 32 {
+        if self.share.calls() > OWN_FROM {
             Bytes::copy_from_slice(&chunk)
         } else {
             chunk
@@ -133,8 +145,8 @@ impl Memory {
 
     /// Whether a call that holds so much is ended: the pod holds more than its share though it was slowed and refused, and
     /// this call more than an even part of a sixteenth of it.
-    fn sheds(&self, bytes: u64, calls: usize) -> bool {
-        self.share.pressure() >= Pressure::Shed
+    fn sheds(&mut self, bytes: u64, calls: usize) -> bool {
+        self.share.measure() >= Pressure::Shed
             && bytes > (self.share.threshold() / (16 * calls.max(1))) as u64
     }
 }
@@ -184,8 +196,10 @@ impl Splitter {
     pub(super) fn uncharge(&mut self, id: ConnId, bytes: u64) {
         if let Some(link) = self.link_mut(id) {
             link.buffered = link.buffered.saturating_sub(bytes);
+            if link.held.is_some() {
+                self.relieve(id);
+            }
         }
-        self.relieve(id);
         self.discharge(bytes as usize);
     }
 
@@ -217,6 +231,7 @@ impl Splitter {
             && *look <= now
         {
             *look = now + LOOK_EVERY;
+            self.memory.share.measure();
             self.discharge(0);
         }
     }
@@ -232,12 +247,13 @@ impl Splitter {
     /// Charges what the connection itself holds by now: tables, field blocks, queued header lists, its output.
     pub(super) fn charge_connection(&mut self, id: ConnId) {
         let Some(link) = self.link_mut(id) else { return };
+        let pending = link.conn.pending() + link.output.len();
         let now = Charged {
-            pending: link.conn.pending() + link.output.len(),
+            pending: if pending < SMALL { 0 } else { pending },
             tables: link.conn.tables(),
         };
-        let before = std::mem::replace(&mut link.charged, now);
-        if now != before {
+        if now != link.charged {
+            let before = std::mem::replace(&mut link.charged, now);
             self.memory.share.charge(now.pending);
             self.memory.share.charge_fixed(now.tables);
             self.memory.share.discharge_fixed(before.tables);
@@ -246,7 +262,12 @@ impl Splitter {
     }
 
     /// Ends the call if the pod holds too much and the call is among those that hold the most; whether it did.
+    #[inline]
     pub(super) fn shed(&mut self, now: Time, key: Key) -> bool {
+        self.memory.share.pressure() == Pressure::Shed && self.shed_if_large(now, key)
+    }
+
+    fn shed_if_large(&mut self, now: Time, key: Key) -> bool {
         let Some(call) = self.calls.get(key) else {
             return false;
         };

@@ -358,14 +358,19 @@ impl Splitter {
         &self.stats
     }
 
-    /// Bytes that are held for calls now, and at most so far.
-    pub fn buffered(&self) -> (usize, usize) {
+    /// Bytes that are held for calls.
+    pub fn buffered(&self) -> usize {
         self.memory.calls()
     }
 
-    /// All bytes that are charged to the pod now, and at most so far: its connections included.
-    pub fn held(&self) -> (usize, usize) {
+    /// All bytes that are charged to the pod, its connections included.
+    pub fn held(&self) -> usize {
         self.memory.held()
+    }
+
+    /// The largest [`Self::held`] so far, to a step of 64 KiB.
+    pub fn held_peak(&self) -> usize {
+        self.memory.peak()
     }
 
     fn send_away(&mut self, now: Time, which: impl Fn(&Client) -> bool) {

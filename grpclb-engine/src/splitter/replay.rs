@@ -22,12 +22,15 @@ pub(super) struct Kept {
     /// Small chunks behind it, copied together.
     gathered: Vec<u8>,
     bytes: usize,
+    /// Bytes of the header lists.
+    lists: usize,
     trailers: Option<Rc<HeaderList>>,
 }
 
 impl Kept {
     pub(super) fn new(request: Rc<HeaderList>) -> Self {
         Self {
+            lists: request.memory(),
             request: Some(request),
             chunks: Vec::new(),
             gathered: Vec::new(),
@@ -54,6 +57,7 @@ impl Kept {
     }
 
     pub(super) fn set_trailers(&mut self, trailers: Rc<HeaderList>) {
+        self.lists += trailers.memory();
         self.trailers = Some(trailers);
     }
 
@@ -61,9 +65,8 @@ impl Kept {
     pub(super) fn discard(&mut self, bodies: &mut Bodies) -> (usize, Option<Rc<HeaderList>>) {
         self.chunks = Vec::new();
         bodies.give_back(std::mem::take(&mut self.gathered));
-        let lists = [&self.request, &self.trailers].into_iter().flatten();
-        let held = std::mem::take(&mut self.bytes) + lists.map(|list| list.memory()).sum::<usize>();
         self.trailers = None;
+        let held = std::mem::take(&mut self.bytes) + std::mem::take(&mut self.lists);
         (held, self.request.take())
     }
 

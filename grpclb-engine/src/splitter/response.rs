@@ -9,7 +9,7 @@ use super::arena::Key;
 use super::call::{Loss, Place, Response, Verdict, verdict};
 use super::calls::Outcome;
 use super::reply::Status;
-use super::{NO_CALL, Splitter};
+use super::{NO_CALL, Splitter, memory};
 use crate::Time;
 use crate::connection::{HeadersKind, StreamKey, Tag};
 use crate::frame::ErrorCode;
@@ -47,11 +47,13 @@ impl Splitter {
             HeadersKind::Trailers | HeadersKind::Request => {}
         }
         let Some(call) = self.calls.get(key) else { return };
-        let client = call.client;
+        let (client, large) = (call.client, headers.memory() >= memory::SMALL);
         if let Some(link) = self.clients.get_mut(client.0) {
             link.link.conn.send_headers(call.stream, headers, ended);
         }
-        self.charge_connection(client.into());
+        if large {
+            self.charge_connection(client.into());
+        }
         self.touch(client.into());
         if ended {
             self.response_ended(now, key);

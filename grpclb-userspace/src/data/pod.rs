@@ -206,7 +206,7 @@ impl Pod {
             opaque_connections: counters.opaque_open,
             accept: counters.accept,
             opaque: counters.opaque,
-            buffered: splitter.buffered().0,
+            buffered: splitter.buffered(),
             services: splitter.describe(now).iter().map(&mut service).collect(),
             counters: splitter.stats().iter().collect(),
         }
