@@ -267,6 +267,22 @@ impl Story {
                 self.dials.retain(|&dial| dial != upstream);
                 self.upstreams.retain(|socket| socket.id != upstream);
             }
+            Action::ResumeInput {
+                id: ConnId::Client(id),
+            } => {
+                if let Some(socket) = self.clients.iter_mut().find(|socket| socket.id == id) {
+                    self.splitter
+                        .handle_input(self.now, ConnId::Client(id), &mut socket.input);
+                }
+            }
+            Action::ResumeInput {
+                id: ConnId::Upstream(id),
+            } => {
+                if let Some(socket) = self.upstreams.iter_mut().find(|socket| socket.id == id) {
+                    self.splitter
+                        .handle_input(self.now, ConnId::Upstream(id), &mut socket.input);
+                }
+            }
         }
     }
 

@@ -1,7 +1,6 @@
 //! Frames that belong to no turn of a stream: SETTINGS, PING, GOAWAY and what is owed to the peer. They leave first, in order.
 
-use super::recv::Fatal;
-use super::{Connection, Limit, Output, Role, settings};
+use super::{Connection, Output, Role, settings};
 use crate::Time;
 use crate::frame::{self, ErrorCode, PREFACE, SettingId, StreamId};
 
@@ -24,13 +23,12 @@ pub(super) enum Control {
 }
 
 impl Connection {
-    /// A frame that the peer made us owe: bounded, for a peer that does not read.
-    pub(super) fn owe(&mut self, control: Control) -> Result<(), Fatal> {
-        if self.control.len() >= self.config.limits.control_queue {
-            return Err(Fatal::limit(Limit::ControlQueue));
-        }
+    /// A frame that the peer made us owe. Bounded: when too many wait, the peer's frames are not read until they have left.
+    pub(super) fn owe(&mut self, control: Control, now: Time) {
         self.control.push_back(control);
-        Ok(())
+        if self.control.len() >= self.config.limits.control_queue {
+            self.note_control_queue(now);
+        }
     }
 
     pub(super) fn write_control(&mut self, now: Time, output: &mut Output) {
@@ -67,6 +65,9 @@ impl Connection {
                     frame::write_goaway(out, last, code, debug.as_bytes());
                 }
             });
+        }
+        if self.pause.is_on() {
+            self.note_control_queue(now);
         }
     }
 }

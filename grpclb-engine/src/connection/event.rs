@@ -58,6 +58,8 @@ pub enum Event {
         /// DATA bytes received in between: with the round trip, the bandwidth-delay product.
         received: u64,
     },
+    /// The peer has reached a limit that does not end the connection: it is slowed, or only counted ([`Limit::ends`]).
+    Slowed { limit: Limit },
     /// The connection is over; comes once, and is the last event. What is left to send (a GOAWAY) is in the next
     /// transmit; then the socket is closed. Streams that were open get no event of their own.
     Closed {

@@ -101,6 +101,11 @@ impl Limit {
         }
     }
 
+    /// Whether a peer that goes on beyond it loses the connection. Otherwise it is slowed: nothing is read from it for a while.
+    pub const fn ends(self) -> bool {
+        !matches!(self, Self::ControlQueue)
+    }
+
     /// Whether a peer that plays this role can reach it: servers open no streams, and clients respond to nothing.
     pub const fn concerns(self, peer: Role) -> bool {
         match self {

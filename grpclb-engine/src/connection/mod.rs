@@ -39,6 +39,7 @@ mod limits;
 mod memory;
 mod output;
 mod pacing;
+mod pause;
 mod ping;
 mod preface;
 mod recv;
@@ -56,6 +57,7 @@ use self::flow::{RecvWindow, SendWindow};
 use self::goaway::GoAway;
 use self::limits::Account;
 use self::pacing::Pacer;
+use self::pause::Pause;
 use self::ping::Pings;
 use self::preface::Expect;
 use self::recv::Inbound;
@@ -126,6 +128,7 @@ pub struct Connection {
     /// DATA bytes ever received.
     received: u64,
     control: VecDeque<Control>,
+    pause: Pause,
     pings: Pings,
     /// PINGs of the peer's, acknowledgements aside.
     peer_pings: u64,
@@ -177,6 +180,7 @@ impl Connection {
             withheld: 0,
             received: 0,
             control: VecDeque::from([Control::Preface]),
+            pause: Pause::default(),
             pings: Pings::default(),
             peer_pings: 0,
             goaway: GoAway::default(),
@@ -325,7 +329,8 @@ pub struct Windows {
 
 // ---- Input ----
 impl Connection {
-    /// Reads the peer's bytes up to the next event. `None`: everything in `input` was used but for an unfinished frame.
+    /// Reads the peer's bytes up to the next event. `None`: everything in `input` was used but for an unfinished frame, or
+    /// [`Self::wants_input`] is false and the rest of `input` is left for later.
     /// An error of the peer's is an event as well ([`Event::Reset`], [`Event::Closed`]).
     pub fn poll_event(&mut self, now: Time, input: &mut BytesMut, fields: &mut Fields) -> Option<Event> {
         loop {
@@ -336,6 +341,12 @@ impl Connection {
                 input.clear();
                 return None;
             }
+            if self.pause.is_on() && self.stays_paused(now) {
+                if self.events.is_empty() && !self.check_drained() {
+                    return None;
+                }
+                continue;
+            }
             match self.read(now, input, fields) {
                 Ok(recv::Progress::Event(event)) => return Some(event),
                 Ok(recv::Progress::Starved) if self.events.is_empty() && !self.check_drained() => {
@@ -345,6 +356,17 @@ impl Connection {
                 Err(fatal) => self.fail(fatal.code, fatal.reason, By::Peer),
             }
         }
+    }
+
+    /// Whether nothing may be read yet.
+    #[cold]
+    fn stays_paused(&mut self, now: Time) -> bool {
+        self.wake_pause(now);
+        let paused = self.pause.is_on();
+        if paused {
+            self.pause.note(now);
+        }
+        paused
     }
 
     /// The peer closed its side of the socket, or the socket failed. [`Event::Closed`] follows from `poll_event`.
@@ -365,15 +387,20 @@ impl Connection {
         } else {
             self.pacer.deadline()
         };
-        [
-            self.inbound.deadline(&self.config.limits),
-            self.settings_deadline(),
-            self.pings.deadline(),
-            resets,
-        ]
-        .into_iter()
-        .flatten()
-        .min()
+        let inbound = if self.pause.is_on() {
+            self.pause.deadline()
+        } else {
+            self.inbound.deadline(&self.config.limits)
+        };
+        let pings = if self.pause.hides_answers() {
+            None
+        } else {
+            self.pings.deadline()
+        };
+        [inbound, self.settings_deadline(), pings, resets]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Time has passed. Call until it returns `None`.
@@ -384,14 +411,22 @@ impl Connection {
         if self.closed {
             return None;
         }
-        if let Some(limit) = self.inbound.overdue(&self.config.limits, now) {
+        self.wake_pause(now);
+        if !self.pause.is_on()
+            && let Some(limit) = self.inbound.overdue(&self.config.limits, now)
+        {
             self.fail(ErrorCode::ENHANCE_YOUR_CALM, CloseReason::Limit(limit), By::Peer);
         }
         if self.settings_deadline().is_some_and(|deadline| deadline <= now) {
             let reason = CloseReason::Limit(Limit::SettingsTime);
             self.fail(ErrorCode::SETTINGS_TIMEOUT, reason, By::Peer);
         }
-        match self.pings.expire(now) {
+        let expired = if self.pause.hides_answers() {
+            None
+        } else {
+            self.pings.expire(now)
+        };
+        match expired {
             Some(PingKind::Keepalive) => self.fail(ErrorCode::NO_ERROR, CloseReason::PingTimeout, By::Local),
             Some(PingKind::Shutdown) => self.finish_shutdown(),
             Some(PingKind::Bandwidth) | None => {}

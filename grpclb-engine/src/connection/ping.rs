@@ -97,6 +97,13 @@ impl Pings {
         Some(late)
     }
 
+    /// Nothing was read for this long: answers have as much more time.
+    pub(super) fn postpone(&mut self, paused: Duration) {
+        for waiting in self.waiting.iter_mut().flatten() {
+            waiting.deadline = waiting.deadline.map(|deadline| deadline + paused);
+        }
+    }
+
     fn find(&mut self, payload: [u8; 8]) -> Option<&mut Waiting> {
         let [a, b, c, kind, serial @ ..] = payload;
         let serial = u32::from_be_bytes(serial);

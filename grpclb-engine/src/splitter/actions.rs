@@ -43,6 +43,11 @@ pub enum Action {
         upstream: UpstreamId,
         how: How,
     },
+    /// The connection reads again ([`super::Splitter::wants_input`]): hand in what it left by
+    /// [`super::Splitter::handle_input`], even if nothing has come since, then read the socket again.
+    ResumeInput {
+        id: ConnId,
+    },
 }
 
 /// How a socket is closed.

@@ -22,6 +22,7 @@ impl Splitter {
                 return input.clear();
             };
             let Some(event) = client.link.conn.poll_event(now, input, &mut self.fields) else {
+                client.link.note_paused();
                 break;
             };
             self.client_event(now, id, event);
@@ -72,6 +73,7 @@ impl Splitter {
                 }
             }
             Event::Closed { reason, .. } => self.client_over(now, id, reason),
+            Event::Slowed { limit } => self.stats.client_limits[limit as usize] += 1,
             // A client that goes away opens no more streams; that is all.
             Event::GoAway { .. } | Event::Ready | Event::Capacity | Event::Pong { .. } => {}
         }

@@ -64,6 +64,7 @@ impl Splitter {
             link.conn
                 .transmit(now, &mut self.fields, &mut link.output, &mut sent);
         }
+        self.resume_input(id);
         for what in sent.drain(..) {
             match id {
                 ConnId::Client(id) => self.sent_to_client(now, id, what),

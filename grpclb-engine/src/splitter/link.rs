@@ -19,6 +19,8 @@ pub(super) const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 pub(super) struct Link {
     pub(super) conn: Connection,
     pub(super) output: Output,
+    /// Its input is not read; [`super::Action::ResumeInput`] follows when it is again.
+    pub(super) paused: bool,
     /// Stands in the list of connections with something to send.
     pub(super) dirty: bool,
     /// The time for which it stands in the heap of timers.
@@ -41,6 +43,7 @@ impl Link {
         Self {
             conn: Connection::new(role, Rc::clone(config)),
             output: Output::default(),
+            paused: false,
             dirty: false,
             timer: None,
             closing: None,
@@ -50,6 +53,11 @@ impl Link {
             bulk: 0,
             calls: 0,
         }
+    }
+
+    /// After input: the owner of the socket may have to keep the rest of it.
+    pub(super) const fn note_paused(&mut self) {
+        self.paused |= !self.conn.wants_input();
     }
 }
 

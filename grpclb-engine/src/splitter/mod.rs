@@ -11,7 +11,8 @@
 //! * **Commands**: [`Splitter::drain`], [`Splitter::drain_service`]; for connections that are not HTTP/2
 //!   [`Splitter::pick_opaque`] with [`Splitter::opaque_failed`] and [`Splitter::opaque_closed`].
 //! * **Memory**: [`Splitter::charge_external`], [`Splitter::discharge_external`], [`Splitter::is_short`].
-//! * **Getters**: [`Splitter::is_idle`], [`Splitter::stats`], [`Splitter::describe`], [`Splitter::buffered`], [`Splitter::held`].
+//! * **Getters**: [`Splitter::is_idle`], [`Splitter::stats`], [`Splitter::describe`], [`Splitter::buffered`], [`Splitter::held`],
+//!   [`Splitter::wants_input`].
 //!
 //! # Order of calls
 //!
@@ -19,7 +20,8 @@
 //!    ended, time that has passed. All with the same `now`, if you like: it must not run backwards.
 //! 2. Then, until both are empty: `poll_action`, and `poll_dirty` with `transmit` for each connection. `transmit` is
 //!    called again after each write until it returns `None`, or the socket is full; and once more when the socket is
-//!    writable again. So what many clients had for one backend leaves in one write.
+//!    writable again. So what many clients had for one backend leaves in one write. [`Action::ResumeInput`] is 1 once more, with
+//!    the bytes that a paused connection has left.
 //! 3. Ask `poll_timeout` and call `handle_timeout` at that time; then go on with 2.
 //!
 //! A connection's id is valid until its `Close…` action was polled and `transmit` returned `None`, or until
@@ -269,12 +271,19 @@ impl Splitter {
         Ok(id)
     }
 
-    /// Bytes that came by this connection. What stays in `input` is the beginning of a frame.
+    /// Bytes that came by this connection. What stays in `input` is the beginning of a frame, or, while
+    /// [`Self::wants_input`] is false, all that is not to be read yet: keep it for the next call.
     pub fn handle_input(&mut self, now: Time, id: ConnId, input: &mut BytesMut) {
         match id {
             ConnId::Client(id) => self.client_input(now, id, input),
             ConnId::Upstream(id) => self.upstream_input(now, id, input),
         }
+    }
+
+    /// Whether this connection's socket should be read. Ask before each read: while the answer is no, the socket is left
+    /// alone, so that TCP slows the peer, until [`Action::ResumeInput`] comes.
+    pub fn wants_input(&self, id: ConnId) -> bool {
+        self.link(id).is_none_or(|link| !link.paused)
     }
 
     /// The socket has ended by itself; it may be closed without further ado.
@@ -313,7 +322,19 @@ impl Splitter {
                 ConnId::Upstream(id) => self.upstream_timeout(now, id),
             }
             self.touch_if_wanted(id);
+            self.resume_input(id);
             self.arm(id);
+        }
+    }
+
+    /// Lets the owner of the socket go on if the connection reads again.
+    pub(super) fn resume_input(&mut self, id: ConnId) {
+        if let Some(link) = self.link_mut(id)
+            && link.paused
+            && link.conn.wants_input()
+        {
+            link.paused = false;
+            self.actions.push_back(Action::ResumeInput { id });
         }
     }
 }

@@ -50,6 +50,7 @@ impl Splitter {
                 return input.clear();
             };
             let Some(event) = upstream.link.conn.poll_event(now, input, &mut self.fields) else {
+                upstream.link.note_paused();
                 break;
             };
             self.upstream_event(now, id, event);
@@ -148,6 +149,7 @@ impl Splitter {
                 }
             }
             Event::Closed { code, reason, .. } => self.upstream_closed(now, id, code, reason),
+            Event::Slowed { limit } => self.stats.backend_limits[limit as usize] += 1,
             Event::Capacity | Event::Pong { .. } => {}
         }
     }

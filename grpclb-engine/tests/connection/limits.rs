@@ -346,17 +346,6 @@ fn pings_are_not_punished_by_rate_as_long_as_their_answers_are_read() {
 }
 
 #[test]
-fn answers_that_the_peer_does_not_read_are_bounded() {
-    let mut script = Script::client();
-    for round in 0..=1000 {
-        assert!(!script.side.connection.is_closed(), "{round}");
-        script.side.receive(script.now, &raw(kinds::PING, 0, 0, &[1; 8]));
-    }
-    script.flush();
-    expect_limit(&mut script, Limit::ControlQueue);
-}
-
-#[test]
 fn a_limit_may_be_set() {
     let mut config = Config::to_client();
     config.limits.set(

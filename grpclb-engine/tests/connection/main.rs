@@ -9,6 +9,7 @@ mod interleavings;
 mod limits;
 mod memory;
 mod owner;
+mod pausing;
 mod pings;
 mod resets;
 mod rfc9113_3_4_frames;

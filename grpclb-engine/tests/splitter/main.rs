@@ -9,6 +9,7 @@ mod errors;
 mod faults;
 mod hostile;
 mod memory;
+mod pausing;
 mod replay;
 mod upkeep;
 mod waiting;

@@ -140,6 +140,11 @@ fn act(pod: &Rc<Pod>, now: Time, action: Action) {
         }
         Action::CloseClient { client, how } => close(pod, now, ConnId::Client(client), how),
         Action::CloseUpstream { upstream, how } => close(pod, now, ConnId::Upstream(upstream), how),
+        Action::ResumeInput { id } => {
+            if let Some(leg) = pod.legs.borrow().get(id) {
+                leg.resume();
+            }
+        }
     }
 }
 

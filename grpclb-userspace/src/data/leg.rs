@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -33,8 +34,10 @@ const SLICES: usize = 64;
 pub(super) struct Leg {
     pub id: ConnId,
     stream: TcpStream,
-    /// The beginning of a frame whose rest has not come.
-    unfinished: RefCell<BytesMut>,
+    /// What the splitter has left: the beginning of a frame, or, while it reads nothing of this connection, all that came.
+    unread: RefCell<BytesMut>,
+    /// The splitter reads again: `unread` is to be handed in, whether more comes or not.
+    resumed: Cell<bool>,
     /// The last read filled its buffer: the next one gets a larger one. Fewer, larger reads are fewer, larger writes.
     bulk: Cell<bool>,
     /// The socket takes no more; the task waits for it to be writable.
@@ -52,7 +55,8 @@ impl Leg {
         Rc::new(Self {
             id,
             stream,
-            unfinished: RefCell::default(),
+            unread: RefCell::default(),
+            resumed: Cell::new(false),
             bulk: Cell::new(false),
             full: Cell::new(false),
             rest: Cell::new(false),
@@ -64,6 +68,12 @@ impl Leg {
     /// The splitter is done with this connection: it ends when its task next runs.
     pub(super) fn end(&self, how: How) {
         self.ending.set(Some(how));
+        self.wake.wake();
+    }
+
+    /// The splitter reads this connection again.
+    pub(super) fn resume(&self) {
+        self.resumed.set(true);
         self.wake.wake();
     }
 
@@ -98,13 +108,21 @@ impl Leg {
     }
 
     /// Reads what is there and hands it to the splitter, until the splitter or the socket ends the connection.
-    fn poll(&self, pod: &Pod, cx: &mut Context<'_>) -> Poll<How> {
+    fn poll<'a>(&'a self, pod: &Pod, closed: &mut Closed<'a>, cx: &mut Context<'_>) -> Poll<How> {
         self.wake.register(cx);
         self.poll_writable(pod, cx);
         if let Some(how) = self.ending.get() {
             return Poll::Ready(how);
         }
         loop {
+            if self.resumed.replace(false) {
+                self.hand_in_unread(pod);
+            }
+            if !pod.splitter.borrow().wants_input(self.id) {
+                ready!(self.poll_closed(closed, cx));
+                return Poll::Ready(self.report_end(pod, Ended::Eof));
+            }
+            *closed = None;
             let ended = match ready!(self.stream.poll_read_ready(cx)).and_then(|()| self.read(pod)) {
                 Ok(Read::Drained) => continue,
                 Ok(Read::More) => {
@@ -116,19 +134,34 @@ impl Leg {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
                 Err(_) => Ended::Error,
             };
-            pod.splitter
-                .borrow_mut()
-                .handle_closed(pod.worker.now(), self.id, ended);
-            pod.driver.wake();
-            // What the socket did not take is for nobody any more.
-            self.full.set(false);
-            self.rest.set(false);
-            return Poll::Ready(if ended == Ended::Eof {
-                How::Graceful
-            } else {
-                How::Reset
-            });
+            return Poll::Ready(self.report_end(pod, ended));
         }
+    }
+
+    /// The socket has ended by itself.
+    fn report_end(&self, pod: &Pod, ended: Ended) -> How {
+        pod.splitter
+            .borrow_mut()
+            .handle_closed(pod.worker.now(), self.id, ended);
+        pod.driver.wake();
+        // What the socket did not take is for nobody any more.
+        self.full.set(false);
+        self.rest.set(false);
+        if ended == Ended::Eof {
+            How::Graceful
+        } else {
+            How::Reset
+        }
+    }
+
+    /// While the socket is not read: waits for a client's end of stream or reset, behind whatever it has sent. Its calls are
+    /// over then, and nothing unread can matter. A backend's last bytes do matter: its end is noticed when it is read again.
+    fn poll_closed<'a>(&'a self, closed: &mut Closed<'a>, cx: &mut Context<'_>) -> Poll<()> {
+        if matches!(self.id, ConnId::Upstream(_)) {
+            return Poll::Pending;
+        }
+        let closed = closed.get_or_insert_with(|| Box::pin(socket::read_closed(&self.stream)));
+        closed.as_mut().poll(cx)
     }
 
     /// Tells the driver when a full socket can be written again.
@@ -158,8 +191,8 @@ impl Leg {
         } else {
             pod.worker.frames.take()
         };
-        let mut unfinished = self.unfinished.borrow_mut();
-        input.extend_from_slice(&unfinished);
+        let mut unread = self.unread.borrow_mut();
+        input.extend_from_slice(&unread);
         input.reserve(LEAST_READ);
         let read = socket::read(&self.stream, &mut input)?;
         if read == 0 {
@@ -170,7 +203,7 @@ impl Leg {
         pod.splitter
             .borrow_mut()
             .handle_input(pod.worker.now(), self.id, &mut input);
-        *unfinished = if input.is_empty() {
+        *unread = if input.is_empty() {
             BytesMut::new()
         } else {
             BytesMut::from(&input[..])
@@ -178,7 +211,22 @@ impl Leg {
         pod.driver.wake();
         Ok(if filled { Read::More } else { Read::Drained })
     }
+
+    /// Hands in once more what the splitter has left.
+    fn hand_in_unread(&self, pod: &Pod) {
+        let mut unread = self.unread.borrow_mut();
+        pod.splitter
+            .borrow_mut()
+            .handle_input(pod.worker.now(), self.id, &mut unread);
+        if unread.is_empty() {
+            *unread = BytesMut::new();
+        }
+        pod.driver.wake();
+    }
 }
+
+/// Waits for the end of a client's stream while the socket is not read; `None` until then.
+type Closed<'a> = Option<Pin<Box<dyn Future<Output = ()> + 'a>>>;
 
 /// What one read left behind.
 enum Read {
@@ -198,7 +246,7 @@ pub(super) async fn serve_client(pod: Rc<Pod>, stream: TcpStream, service: Servi
     pod.splitter
         .borrow_mut()
         .handle_input(pod.worker.now(), leg.id, &mut first);
-    *leg.unfinished.borrow_mut() = first;
+    *leg.unread.borrow_mut() = first;
     pod.driver.wake();
     run(pod, leg).await;
 }
@@ -212,7 +260,9 @@ pub(super) async fn serve_upstream(pod: Rc<Pod>, stream: TcpStream, id: ConnId) 
 }
 
 async fn run(pod: Rc<Pod>, leg: Rc<Leg>) {
-    let how = poll_fn(|cx| leg.poll(&pod, cx)).await;
+    let mut closed = None;
+    let how = poll_fn(|cx| leg.poll(&pod, &mut closed, cx)).await;
+    drop(closed);
     if how == How::Graceful {
         finish(&pod, &leg).await;
     }

@@ -79,6 +79,19 @@ pub(super) fn read(stream: &TcpStream, buffer: &mut BytesMut) -> io::Result<usiz
     Ok(read)
 }
 
+/// Completes when the peer has closed its side or reset the connection, though what it sent before is still unread.
+pub(super) async fn read_closed(stream: &TcpStream) {
+    // tokio counts the end of stream (EPOLLRDHUP) as readiness for priority data as well, and plain data not.
+    while let Ok(ready) = stream.ready(Interest::PRIORITY).await {
+        if ready.is_read_closed() {
+            return;
+        }
+        let _ = stream.try_io(Interest::PRIORITY, || {
+            Err::<(), _>(io::ErrorKind::WouldBlock.into())
+        });
+    }
+}
+
 /// Tells tokio that the socket would block. Safe from lost wake-ups: events are edges, and one that comes after this
 /// read is reported by the next poll of this same thread; an end of stream is kept by tokio in any case.
 fn forget_readiness(stream: &TcpStream, interest: Interest) {

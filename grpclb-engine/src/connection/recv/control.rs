@@ -34,7 +34,7 @@ impl Connection {
             }
         }
         self.shift_send_windows(window, widest, now)?;
-        self.owe(Control::SettingsAck)?;
+        self.owe(Control::SettingsAck, now);
         if self.expect == Expect::Settings {
             self.expect = Expect::Nothing;
             return Ok(Some(Event::Ready));

@@ -121,7 +121,7 @@ impl Connection {
                 }
                 self.streams.set_closed_state(id, State::ResetByUs);
                 self.spend(Limit::StreamErrors, 1, now)?;
-                self.owe(Control::Reset(id, code))?;
+                self.owe(Control::Reset(id, code), now);
                 Ok(None)
             }
         }
@@ -188,7 +188,7 @@ impl Connection {
                 frame::Error::PriorityLength { .. } => {
                     // Right in every state, so the stream may be idle; it is reset all the same (§6.3).
                     self.spend(Limit::StreamErrors, 1, now)?;
-                    self.owe(Control::Reset(id, error.code()))?;
+                    self.owe(Control::Reset(id, error.code()), now);
                     Ok(None)
                 }
                 _ => self.recv_unknown(id, StreamEvent::RecvWindowUpdate, now),

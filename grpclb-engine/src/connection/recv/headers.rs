@@ -87,7 +87,7 @@ impl Connection {
             self.refused += 1;
             self.streams.remember_closed(id, State::ResetByUs);
             self.spend(Limit::RefusedStreams, 1, now)?;
-            self.owe(Control::Reset(id, ErrorCode::REFUSED_STREAM))?;
+            self.owe(Control::Reset(id, ErrorCode::REFUSED_STREAM), now);
             return Ok(None);
         }
         let summary = if headers.oversized() {
@@ -137,7 +137,7 @@ impl Connection {
         self.streams.remember_closed(id, State::ResetByUs);
         self.spend_malformed(malformed, now)?;
         self.spend(Limit::StreamErrors, 1, now)?;
-        self.owe(Control::Reset(id, ErrorCode::PROTOCOL_ERROR))?;
+        self.owe(Control::Reset(id, ErrorCode::PROTOCOL_ERROR), now);
         Ok(None)
     }
 

@@ -109,6 +109,16 @@ impl Inbound {
         }
     }
 
+    /// We read nothing for this long: what was begun has as much more time.
+    pub(super) fn postpone(&mut self, paused: std::time::Duration) {
+        if let Some(block) = &mut self.block {
+            block.since = block.since + paused;
+        }
+        if let Some(since) = &mut self.unfinished {
+            *since = *since + paused;
+        }
+    }
+
     /// Notes whether a frame has been begun and not finished. DATA may take its time: it is handed on as it comes.
     fn note_unfinished(&mut self, input: &[u8], now: Time) {
         const DATA: u8 = 0;
@@ -203,7 +213,7 @@ impl Connection {
             }
             Frame::Ping { ack: false, payload } => {
                 self.peer_pings += 1;
-                self.owe(Control::PingAck(payload))?;
+                self.owe(Control::PingAck(payload), now);
                 None
             }
             Frame::Ping { ack: true, payload } => self.recv_pong(payload, now),

@@ -61,6 +61,15 @@ impl Wild {
         })
     }
 
+    pub(super) fn input(&mut self) -> (ConnId, &mut BytesMut) {
+        (self.id, &mut self.input)
+    }
+
+    /// Bytes of the peer's that the splitter has not used.
+    pub fn unread(&self) -> usize {
+        self.input.len()
+    }
+
     fn hear(&mut self, bytes: &[u8]) {
         self.unread.extend_from_slice(bytes);
         if self.unread.starts_with(PREFACE) {
@@ -99,6 +108,11 @@ impl World {
         let wild = &mut self.wilds[wild];
         wild.input.extend_from_slice(bytes);
         self.splitter.handle_input(self.now, wild.id, &mut wild.input);
+    }
+
+    /// The peer reads again: writes what there is for it.
+    pub fn flush_client(&mut self, wild: usize) {
+        self.flush_wild(self.wilds[wild].id);
     }
 
     pub(super) fn accept_wild(&mut self, id: UpstreamId) {

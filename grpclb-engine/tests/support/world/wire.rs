@@ -16,16 +16,16 @@ impl World {
             .clients
             .iter()
             .filter(|client| !client.over)
-            .map(|client| (&client.wire, client.deaf));
-        let wires = wires.chain(
-            self.links
-                .iter()
-                .filter(|link| !link.over)
-                .map(|link| (&link.wire, self.backends[link.backend].frozen)),
-        );
-        let due = wires.flat_map(|(wire, deaf)| {
+            .map(|client| (&client.wire, client.deaf, ConnId::Client(client.id)));
+        let wires = wires.chain(self.links.iter().filter(|link| !link.over).map(|link| {
+            let frozen = self.backends[link.backend].frozen;
+            (&link.wire, frozen, ConnId::Upstream(link.id))
+        }));
+        let due = wires.flat_map(|(wire, deaf, id)| {
             let to_peer = wire.to_peer.front().filter(|_| !deaf).map(|(at, _)| *at);
-            [to_peer, wire.to_splitter.front().map(|(at, _)| *at)]
+            let read = self.splitter.wants_input(id);
+            let to_splitter = wire.to_splitter.front().filter(|_| read);
+            [to_peer, to_splitter.map(|(at, _)| *at)]
         });
         let dials = self.dials.iter().map(|(at, ..)| Some(*at));
         let peers = self
@@ -109,6 +109,7 @@ impl World {
                         link.over = true;
                     }
                 }
+                Action::ResumeInput { id } => self.resume(id),
             }
         }
         let due: Vec<_> = self.dials.extract_if(.., |(at, ..)| *at <= self.now).collect();
@@ -145,6 +146,19 @@ impl World {
             }
         }
         moved
+    }
+
+    /// The splitter reads this connection again: it gets what it has left.
+    fn resume(&mut self, id: ConnId) {
+        let clients = self.clients.iter_mut().filter(|client| !client.over);
+        let clients = clients.map(|client| (ConnId::Client(client.id), &mut client.wire.input));
+        let links = self.links.iter_mut().filter(|link| !link.over);
+        let links = links.map(|link| (ConnId::Upstream(link.id), &mut link.wire.input));
+        let wilds = self.wilds.iter_mut().map(super::Wild::input);
+        let mut all = clients.chain(links).chain(wilds);
+        if let Some((_, input)) = all.find(|(owner, _)| *owner == id) {
+            self.splitter.handle_input(self.now, id, input);
+        }
     }
 
     pub(super) fn flush_splitter(&mut self) -> bool {
@@ -224,11 +238,12 @@ impl World {
         for piece in bytes.chunks(self.cut) {
             client.wire.to_splitter.push_back((due, piece.to_vec()));
         }
-        if client
-            .wire
-            .to_splitter
-            .front()
-            .is_some_and(|(at, _)| *at <= self.now)
+        if self.splitter.wants_input(ConnId::Client(client.id))
+            && client
+                .wire
+                .to_splitter
+                .front()
+                .is_some_and(|(at, _)| *at <= self.now)
         {
             let (_, bytes) = client.wire.to_splitter.pop_front().expect("just seen");
             client.wire.input.extend_from_slice(&bytes);
@@ -273,11 +288,12 @@ impl World {
         for piece in bytes.chunks(self.cut) {
             link.wire.to_splitter.push_back((due, piece.to_vec()));
         }
-        if link
-            .wire
-            .to_splitter
-            .front()
-            .is_some_and(|(at, _)| *at <= self.now)
+        if self.splitter.wants_input(ConnId::Upstream(link.id))
+            && link
+                .wire
+                .to_splitter
+                .front()
+                .is_some_and(|(at, _)| *at <= self.now)
         {
             let (_, bytes) = link.wire.to_splitter.pop_front().expect("just seen");
             link.wire.input.extend_from_slice(&bytes);
