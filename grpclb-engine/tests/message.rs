@@ -78,22 +78,32 @@ fn section_8_2_1_field_names_and_values() {
         let list = HeaderList::from_pairs(&mut Fields::new(1 << 16, 1), [(name, "x")]);
         assert_eq!(validate(&list, Message::Trailers), Err(fault.into()));
     }
-    for value in [
-        " lead",
-        "trail ",
-        "\tlead",
-        "trail\t",
-        " ",
-        "nul\0inside",
-        "cr\rinside",
-        "lf\ninside",
-    ] {
+    for value in ["nul\0inside", "cr\rinside", "lf\ninside", "lf\n", "\0"] {
         assert_eq!(
             request_with(&[&format!("x: {value}")]),
             Err(FieldFault::Value.into()),
             "{value:?}"
         );
     }
+    // Against the RFC, spaces and tabs at the ends of a regular value pass: gRPC's own stacks send and take them.
+    for value in [" lead", "trail ", "\tlead", "trail\t", " ", "\t"] {
+        for name in ["x", "content-type", "grpc-timeout", "grpc-status"] {
+            assert!(
+                request_with(&[&format!("{name}: {value}")]).is_ok(),
+                "{name} {value:?}"
+            );
+        }
+        for name in ["te", "content-length"] {
+            let fault = Err(FieldFault::Value.into());
+            assert_eq!(
+                request_with(&[&format!("{name}: {value}")]),
+                fault,
+                "{name} {value:?}"
+            );
+        }
+    }
+    let path = [":method: GET", ":scheme: http", ":path: /a "];
+    assert_eq!(check(Message::Request, &path), Err(FieldFault::Value.into()));
     // Other control characters and bytes beyond ASCII are not the RFC's minimum; they pass.
     assert!(request_with(&["x: \u{1}\u{e9}\x7f"]).is_ok());
     // Pseudo-fields' values obey the same rule.

@@ -48,8 +48,8 @@ impl Decoder {
 
     /// Replaces what `out` held by the fields of `block`, a whole field block.
     ///
-    /// A list of more than `limit` bytes (as [`HeaderList::size`] counts them) is not an error: the rest of it updates
-    /// the table but is left out, and `out` says that it is oversized.
+    /// A list of more than `limit` bytes (as [`HeaderList::size`] counts them) or [`super::MAX_FIELDS`] is not an error: the rest of
+    /// it updates the table but is left out, and `out` says that it is oversized. What is left out costs no more than its own bytes.
     pub fn decode(
         &mut self,
         block: &[u8],
@@ -63,6 +63,9 @@ impl Decoder {
         let mut block = block;
         self.size_updates(&mut block)?;
         while let Some(&first) = block.first() {
+            if out.oversized() {
+                return self.follow(block, fields);
+            }
             let (field, indexing) = if first & 0x80 != 0 {
                 let index = integer::decode(&mut block, 7)?;
                 (self.entry(index, fields)?, Indexing::Index)
@@ -81,6 +84,30 @@ impl Decoder {
                 (self.literal(&mut block, 4, fields)?, indexing)
             };
             out.push_within(limit, field, indexing);
+        }
+        Ok(())
+    }
+
+    /// The rest of a block whose list is too long: the table goes on with it, and nothing else is made of it.
+    fn follow(&mut self, mut block: &[u8], fields: &mut Fields) -> Result<(), Error> {
+        while let Some(&first) = block.first() {
+            if first & 0x80 != 0 {
+                let index = integer::decode(&mut block, 7)?;
+                self.lookup(index, fields).ok_or(Error::UnknownIndex { index })?;
+            } else if first & 0x40 != 0 {
+                let field = self.literal(&mut block, 6, fields)?;
+                self.insert(field);
+            } else if first & 0x20 != 0 {
+                return Err(Error::LateTableSizeUpdate);
+            } else {
+                match integer::decode(&mut block, 4)? {
+                    0 => fields.check(Literal::parse(&mut block)?)?,
+                    index => {
+                        self.lookup(index, fields).ok_or(Error::UnknownIndex { index })?;
+                    }
+                }
+                fields.check(Literal::parse(&mut block)?)?;
+            }
         }
         Ok(())
     }

@@ -87,7 +87,9 @@ pub enum FieldFault {
     Name,
     #[error("a pseudo-field that HTTP/2 does not know")]
     UnknownPseudo,
-    #[error("a field value that holds NUL, CR or LF, or begins or ends with a space or tab")]
+    #[error(
+        "a field value that holds NUL, CR or LF, or a pseudo-field, content-length or te that begins or ends with a space or tab"
+    )]
     Value,
     #[error("a connection-specific field, which HTTP/2 forbids")]
     ConnectionSpecific,
@@ -104,6 +106,8 @@ pub struct Name {
     kind: FieldKind,
     fault: Option<FieldFault>,
     static_index: u8,
+    /// Kept by the interner, which counts its memory.
+    interned: Cell<bool>,
 }
 
 impl Name {
@@ -119,6 +123,7 @@ impl Name {
             kind,
             fault: name_fault(text, kind),
             static_index,
+            interned: Cell::new(static_index != 0),
         }
     }
 
@@ -136,8 +141,13 @@ impl Name {
         (self.static_index != 0).then_some(self.static_index.into())
     }
 
+    /// Bytes of memory that the name takes.
     pub(super) fn footprint(&self) -> usize {
-        self.text.len() + self.wire.len() + size_of::<Self>()
+        SHARED + size_of::<Self>() + boxed(&self.text) + boxed(&self.wire)
+    }
+
+    pub(super) fn set_interned(&self, interned: bool) {
+        self.interned.set(interned);
     }
 }
 
@@ -158,6 +168,8 @@ pub struct Field {
     huffman: bool,
     fault: Option<FieldFault>,
     sent: Cell<bool>,
+    /// Kept by the interner, which counts its memory.
+    interned: Cell<bool>,
 }
 
 impl Field {
@@ -179,6 +191,7 @@ impl Field {
             huffman: literal.huffman,
             fault,
             sent: Cell::new(false),
+            interned: Cell::new(false),
         }
     }
 
@@ -222,9 +235,41 @@ impl Field {
         self.sent.replace(true)
     }
 
-    /// What the field takes of the interner's memory, roughly.
+    /// Bytes of memory that the field takes, its name aside.
     pub(super) fn footprint(&self) -> usize {
-        self.data.len() + size_of::<Self>()
+        SHARED + size_of::<Self>() + boxed(&self.data)
+    }
+
+    /// Bytes of memory that are there only for those who hold the field: its own and its name's where the interner, which is
+    /// bounded, does not keep them.
+    pub(super) fn unshared_memory(&self) -> usize {
+        if self.interned.get() {
+            return 0;
+        }
+        let name = if self.name.interned.get() {
+            0
+        } else {
+            self.name.footprint()
+        };
+        self.footprint() + name
+    }
+
+    pub(super) fn set_interned(&self, interned: bool) {
+        self.interned.set(interned);
+    }
+}
+
+/// What an allocation costs beside its bytes: the allocator's header and rounding.
+const ALLOCATION: usize = 16;
+
+/// What an object behind an `Rc` costs beside itself.
+const SHARED: usize = ALLOCATION + 2 * size_of::<usize>();
+
+fn boxed(bytes: &[u8]) -> usize {
+    if bytes.is_empty() {
+        0
+    } else {
+        bytes.len() + ALLOCATION
     }
 }
 
@@ -255,11 +300,14 @@ fn name_fault(name: &[u8], kind: FieldKind) -> Option<FieldFault> {
 }
 
 /// RFC 9113 §8.2.1, and §8.2.2 for `te`.
+///
+/// Spaces and tabs at the ends of a regular field's value pass, against §8.2.1: gRPC's own stacks send them (an error text that
+/// ends with one) and take them, and the call would work without us.
 fn value_fault(value: &[u8], kind: FieldKind) -> Option<FieldFault> {
     let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    let exact = kind.is_pseudo() || matches!(kind, FieldKind::ContentLength | FieldKind::Te);
     if value.iter().any(|byte| matches!(byte, 0 | b'\r' | b'\n'))
-        || blank(value.first())
-        || blank(value.last())
+        || exact && (blank(value.first()) || blank(value.last()))
     {
         return Some(FieldFault::Value);
     }

@@ -13,6 +13,9 @@ use super::literal::Literal;
 use super::{DEFAULT_TABLE_SIZE, Error, Field, HeaderList, Name, static_table};
 use crate::rng::mix;
 
+/// What a map's entry costs: key, pointer, control byte, and the map's spare room after it has doubled.
+const MAP_ENTRY: usize = 40;
+
 /// Fewest insertions between two sweeps.
 const MIN_SWEEP_INTERVAL: usize = 128;
 
@@ -26,7 +29,7 @@ pub struct Fields {
     names: HashMap<u64, Rc<Name>, IdentityBuilder>,
     /// In order of index: a static entry's field id is its index.
     static_entries: Box<[Rc<Field>]>,
-    /// Bytes that `interned` and `names` keep beyond the static table, roughly.
+    /// Bytes that `interned` and `names` keep beyond the static table: an upper estimate.
     footprint: usize,
     next_id: u64,
     until_sweep: usize,
@@ -82,7 +85,7 @@ impl Fields {
         self.interned.is_empty()
     }
 
-    /// Bytes kept for sharing, roughly.
+    /// Bytes of memory kept for sharing: an upper estimate.
     pub fn footprint(&self) -> usize {
         self.footprint
     }
@@ -90,6 +93,14 @@ impl Fields {
     /// The static table's entry; `index` starts at one.
     pub(super) fn static_field(&self, index: u32) -> Option<&Rc<Field>> {
         self.static_entries.get((index as usize).checked_sub(1)?)
+    }
+
+    /// Whether a literal that nobody needs is well-formed.
+    pub(super) fn check(&mut self, literal: Literal<'_>) -> Result<(), Error> {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let checked = literal.text(&mut scratch).map(|_| ());
+        self.scratch = scratch;
+        checked
     }
 
     pub(super) fn name(&mut self, name: Literal<'_>) -> Result<Rc<Name>, Error> {
@@ -126,8 +137,11 @@ impl Fields {
         self.make_room();
         // What no table can hold is seldom seen again.
         if field.size() <= DEFAULT_TABLE_SIZE && self.admit(field.footprint()) {
-            let collided = self.interned.insert(hash, Rc::clone(&field));
-            self.dismiss(collided.map(|field| field.footprint()));
+            field.set_interned(true);
+            if let Some(collided) = self.interned.insert(hash, Rc::clone(&field)) {
+                collided.set_interned(false);
+                self.dismiss(collided.footprint());
+            }
         }
         field
     }
@@ -141,8 +155,11 @@ impl Fields {
         let name = Rc::new(Name::new(id, text, literal, 0));
         self.make_room();
         if self.admit(name.footprint()) {
-            let collided = self.names.insert(hash, Rc::clone(&name));
-            self.dismiss(collided.map(|name| name.footprint()));
+            name.set_interned(true);
+            if let Some(collided) = self.names.insert(hash, Rc::clone(&name)) {
+                collided.set_interned(false);
+                self.dismiss(collided.footprint());
+            }
         }
         name
     }
@@ -158,6 +175,7 @@ impl Fields {
 
     /// Whether there is room for so many bytes more, which are then counted.
     fn admit(&mut self, footprint: usize) -> bool {
+        let footprint = footprint + MAP_ENTRY;
         let fits = self.footprint + footprint <= self.limit;
         if fits {
             self.footprint += footprint;
@@ -166,8 +184,8 @@ impl Fields {
     }
 
     /// Takes back what an entry counted whose hash collided. (That of a static name never counted.)
-    fn dismiss(&mut self, collided: Option<usize>) {
-        self.footprint = self.footprint.saturating_sub(collided.unwrap_or(0));
+    fn dismiss(&mut self, collided: usize) {
+        self.footprint = self.footprint.saturating_sub(collided + MAP_ENTRY);
     }
 
     /// Now and then drops what nobody but the interner holds. As many insertions lie between two sweeps as the first
@@ -186,9 +204,9 @@ impl Fields {
         self.footprint = self
             .interned
             .values()
-            .map(|field| field.footprint())
+            .map(|field| field.footprint() + MAP_ENTRY)
             .sum::<usize>()
-            + dynamic.map(|name| name.footprint()).sum::<usize>();
+            + dynamic.map(|name| name.footprint() + MAP_ENTRY).sum::<usize>();
         self.until_sweep = MIN_SWEEP_INTERVAL.max(fields + names);
     }
 

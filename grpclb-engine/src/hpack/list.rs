@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::{Field, FieldKind, Fields};
+use super::{Field, FieldKind, Fields, MAX_FIELDS};
 
 /// How a field was, and is to be, represented (RFC 7541 §6.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -27,6 +27,8 @@ pub struct HeaderField {
 pub struct HeaderList {
     fields: Vec<HeaderField>,
     size: usize,
+    /// Memory of the fields that only those have who hold the list.
+    unshared: usize,
     oversized: bool,
 }
 
@@ -54,6 +56,7 @@ impl HeaderList {
 
     pub fn push(&mut self, field: Rc<Field>, indexing: Indexing) {
         self.size += field.size() as usize;
+        self.unshared += field.unshared_memory();
         self.fields.push(HeaderField { field, indexing });
     }
 
@@ -61,13 +64,16 @@ impl HeaderList {
     pub fn clear(&mut self) {
         self.fields.clear();
         self.size = 0;
+        self.unshared = 0;
         self.oversized = false;
     }
 
     /// Drops the fields that `keep` refuses.
     pub fn retain(&mut self, mut keep: impl FnMut(&Field) -> bool) {
         self.fields.retain(|entry| keep(&entry.field));
-        self.size = self.fields.iter().map(|entry| entry.field.size() as usize).sum();
+        let fields = || self.fields.iter().map(|entry| &entry.field);
+        self.size = fields().map(|field| field.size() as usize).sum();
+        self.unshared = fields().map(|field| field.unshared_memory()).sum();
     }
 
     pub fn iter(&self) -> std::slice::Iter<'_, HeaderField> {
@@ -87,12 +93,15 @@ impl HeaderList {
         self.size
     }
 
-    /// Bytes that the list takes in memory, or would take when it is encoded without a table, whichever is more; roughly.
+    /// Bytes of memory that holding this list costs: an upper estimate, and the same as long as the list is not changed. Not less
+    /// than [`Self::size`], which it becomes when it is encoded for a peer without a table. What the pod's interner and the
+    /// static table hold once, whoever names it, is left out.
     pub fn memory(&self) -> usize {
-        self.size + self.fields.len() * size_of::<HeaderField>()
+        let own = size_of::<Self>() + self.fields.capacity() * size_of::<HeaderField>();
+        (own + self.unshared).max(self.size)
     }
 
-    /// The sender's list was longer than the decoder's limit; this one lacks fields.
+    /// The sender's list was longer than the decoder's limit, in bytes or in fields; this one lacks fields.
     pub fn oversized(&self) -> bool {
         self.oversized
     }
@@ -106,9 +115,10 @@ impl HeaderList {
         self.fields.reserve(fields);
     }
 
-    /// Once a field would take the list over `limit` bytes, that one and all after it are left out.
+    /// Once a field would take the list over `limit` bytes or [`MAX_FIELDS`], that one and all after it are left out.
     pub(super) fn push_within(&mut self, limit: u32, field: Rc<Field>, indexing: Indexing) {
-        self.oversized |= self.size + field.size() as usize > limit as usize;
+        self.oversized |=
+            self.size + field.size() as usize > limit as usize || self.fields.len() >= MAX_FIELDS;
         if !self.oversized {
             self.push(field, indexing);
         }

@@ -30,5 +30,8 @@ pub use list::{HeaderField, HeaderList, Indexing};
 /// What an entry takes beyond its name and value, in tables (RFC 7541 §4.1) and in lists (RFC 9113 §6.5.2).
 pub const FIELD_OVERHEAD: u32 = 32;
 
+/// Most fields of one list. Each costs memory and work whatever its size, and a table lets a peer name one with a byte.
+pub const MAX_FIELDS: usize = 1000;
+
 /// `SETTINGS_HEADER_TABLE_SIZE` before any SETTINGS (RFC 9113 §6.5.2), and the most that we use of a peer's table.
 pub const DEFAULT_TABLE_SIZE: u32 = 4096;
