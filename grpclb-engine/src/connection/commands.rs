@@ -96,6 +96,7 @@ impl Connection {
         } else if code == ErrorCode::NO_ERROR && target.has_work() {
             target.reset = Some(code);
         } else {
+            self.account.earn_reset();
             self.queue_reset(stream, code);
         }
     }

@@ -91,9 +91,15 @@ impl RecvWindow {
         self.target as i64 - self.available - self.pending
     }
 
-    /// `n` flow-controlled bytes came.
+    /// `n` flow-controlled bytes came. None are right at any time, also below zero (RFC 9113 §6.9.1): an empty frame that ends
+    /// the stream waits for no window.
     pub(super) const fn receive(&mut self, n: u32) -> Result<(), Overrun> {
-        if n as i64 > self.available {
+        self.receive_within(n, 0)
+    }
+
+    /// The same where the peer may know of `slack` bytes more than the window says.
+    pub(super) const fn receive_within(&mut self, n: u32, slack: u32) -> Result<(), Overrun> {
+        if n > 0 && n as i64 > self.available + slack as i64 {
             return Err(Overrun);
         }
         self.available -= n as i64;

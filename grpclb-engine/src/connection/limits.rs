@@ -1,11 +1,12 @@
-//! Limits on what a peer may cost us, and who reached them.
+//! Limits on what a peer may cost us, and what becomes of one that reaches them.
 //!
 //! Almost all are ratios with a burst: an event that costs us more than the peer spends; work that serves somebody
-//! (streams that end in good order, DATA that moves) earns it back, and time forgives slowly. So a busy client that
-//! behaves is never cut off, however busy, and one that only costs is, after the burst. None is a plain rate.
+//! (streams that end in good order, DATA that moves) earns it back, and time forgives at a pace of its own. So a busy client that
+//! behaves is never slowed, however busy; one that only costs is slowed to that pace after the burst, for nothing is read from
+//! it in between. What an application can put into its messages is no limit's business but of the stream that carries it.
 //!
-//! A limit that ends a connection does so with `ENHANCE_YOUR_CALM` (RFC 9113 §10.5), and GOAWAY's debug data names it.
-//! [`Limit::SettingsTime`] alone has a code of its own, `SETTINGS_TIMEOUT`.
+//! Few limits end a connection: framing that holds memory without end, and a peer that says over and over that it goes. They do
+//! so with `ENHANCE_YOUR_CALM` (RFC 9113 §10.5), and GOAWAY's debug data names them.
 
 use std::fmt;
 use std::time::Duration;
@@ -18,7 +19,8 @@ use crate::Time;
 pub enum Limit {
     /// Streams that the peer resets soon after opening them, unanswered (CVE-2023-44487).
     RapidReset,
-    /// Stream errors that make us reset (`MadeYouReset`, CVE-2025-8671).
+    /// Stream errors of a client, malformed requests included, that make us reset (`MadeYouReset`, CVE-2025-8671). A server
+    /// can cause no more of them than we have opened streams.
     StreamErrors,
     /// Streams beyond our `SETTINGS_MAX_CONCURRENT_STREAMS`, each refused.
     RefusedStreams,
@@ -32,13 +34,15 @@ pub enum Limit {
     HeaderBlockTime,
     /// Time from the first to the last byte of a frame other than DATA.
     FrameTime,
-    /// Fields without a name (CVE-2019-9516).
-    ZeroLengthNames,
-    /// Informational responses (1xx), which no window holds back: one, and one more for every 4 KiB of its fields.
+    /// Header lists that are too long, each refused: one, and one more for every 4 KiB of its field block.
+    OversizedLists,
+    /// Informational responses (1xx) of one stream, which no window holds back: one, and one more for every 4 KiB of its
+    /// fields. The stream is reset.
     Informational,
-    /// SETTINGS frames, settings in them, and streams whose windows they move (CVE-2019-9515).
+    /// SETTINGS frames, settings in them, and streams of the peer's whose windows they move (CVE-2019-9515).
     Settings,
-    /// Time from a SETTINGS frame of ours to its acknowledgement (RFC 9113 §6.5.3).
+    /// Time from a SETTINGS frame of ours to its acknowledgement (RFC 9113 §6.5.3). Only counted: a peer that works otherwise
+    /// has done no harm, and a silent one is found by keepalive.
     SettingsTime,
     /// GOAWAY frames: a peer that goes needs two.
     GoAway,
@@ -66,7 +70,7 @@ impl Limit {
         Self::HeaderBlockSize,
         Self::HeaderBlockTime,
         Self::FrameTime,
-        Self::ZeroLengthNames,
+        Self::OversizedLists,
         Self::Informational,
         Self::Settings,
         Self::SettingsTime,
@@ -88,7 +92,7 @@ impl Limit {
             Self::HeaderBlockSize => "header_block_size",
             Self::HeaderBlockTime => "header_block_time",
             Self::FrameTime => "frame_time",
-            Self::ZeroLengthNames => "zero_length_names",
+            Self::OversizedLists => "oversized_lists",
             Self::Informational => "informational",
             Self::Settings => "settings",
             Self::SettingsTime => "settings_time",
@@ -101,15 +105,22 @@ impl Limit {
         }
     }
 
-    /// Whether a peer that goes on beyond it loses the connection. Otherwise it is slowed: nothing is read from it for a while.
+    /// Whether a peer that reaches it loses the connection. The others slow the peer, if anything: see each.
     pub const fn ends(self) -> bool {
-        !matches!(self, Self::ControlQueue)
+        matches!(
+            self,
+            Self::Continuation
+                | Self::HeaderBlockSize
+                | Self::HeaderBlockTime
+                | Self::FrameTime
+                | Self::GoAway
+        )
     }
 
     /// Whether a peer that plays this role can reach it: servers open no streams, and clients respond to nothing.
     pub const fn concerns(self, peer: Role) -> bool {
         match self {
-            Self::RapidReset | Self::RefusedStreams => matches!(peer, Role::Client),
+            Self::RapidReset | Self::RefusedStreams | Self::StreamErrors => matches!(peer, Role::Client),
             Self::Informational => matches!(peer, Role::Server),
             _ => true,
         }
@@ -131,6 +142,33 @@ pub struct Rule {
     pub per_stream: u32,
     /// What a DATA frame with content earns back, in either direction.
     pub per_data: u32,
+    /// What a stream that we reset earns back: frames of the peer's may be on their way to it.
+    pub per_reset: u32,
+    /// What time earns back in a second: the pace of a peer that has used up its burst, where it is slowed. At least one.
+    pub per_second: u32,
+}
+
+impl Rule {
+    /// So many in a row, and so many a second.
+    pub const fn new(burst: u32, per_second: u32) -> Self {
+        Self {
+            burst,
+            per_stream: 0,
+            per_data: 0,
+            per_reset: 0,
+            per_second,
+        }
+    }
+
+    /// The same, and more for work that serves somebody.
+    #[must_use]
+    pub const fn earning(self, per_stream: u32, per_data: u32) -> Self {
+        Self {
+            per_stream,
+            per_data,
+            ..self
+        }
+    }
 }
 
 /// The limits of one connection. Every field may be set; the defaults serve clients and backends alike.
@@ -162,109 +200,38 @@ impl Limits {
 impl Default for Limits {
     fn default() -> Self {
         let mut limits = Self {
-            rules: [Rule {
-                burst: 1000,
-                per_stream: 1,
-                per_data: 0,
-            }; Limit::COUNT],
+            rules: [Rule::new(1000, 1000); Limit::COUNT],
             rapid_reset_age: Duration::from_millis(50),
             header_block_time: Duration::from_secs(10),
             frame_time: Duration::from_secs(10),
             settings_time: Duration::from_mins(1),
             control_queue: 1000,
         };
-        // Honest peers make next to none of these.
-        limits.set(
-            Limit::StreamErrors,
-            Rule {
-                burst: 200,
-                per_stream: 1,
-                per_data: 0,
-            },
-        );
-        limits.set(
-            Limit::ZeroLengthNames,
-            Rule {
-                burst: 20,
-                per_stream: 0,
-                per_data: 0,
-            },
-        );
-        limits.set(
-            Limit::GoAway,
-            Rule {
-                burst: 50,
-                per_stream: 0,
-                per_data: 0,
-            },
-        );
-        limits.set(
-            Limit::Informational,
-            Rule {
-                burst: 1000,
-                per_stream: 2,
-                per_data: 0,
-            },
-        );
+        // Twice what the busiest honest client cancels, and little work for us: a few microseconds each.
+        limits.set(Limit::RapidReset, Rule::new(1000, 4000).earning(1, 0));
+        limits.set(Limit::StreamErrors, Rule::new(1000, 4000).earning(1, 0));
         // A client may open many streams before it has read our SETTINGS.
-        limits.set(
-            Limit::RefusedStreams,
-            Rule {
-                burst: 20_000,
-                per_stream: 2,
-                per_data: 0,
-            },
-        );
+        limits.set(Limit::RefusedStreams, Rule::new(20_000, 10_000).earning(2, 0));
+        let closed = Rule::new(10_000, 10_000).earning(4, 1);
         limits.set(
             Limit::ClosedStreams,
             Rule {
-                burst: 10_000,
-                per_stream: 4,
-                per_data: 1,
+                per_reset: 8,
+                ..closed
             },
         );
+        // Four megabytes a second of field blocks that are decoded for nothing.
+        limits.set(Limit::OversizedLists, Rule::new(1000, 1000));
         // Peers that tune their windows send one for each round trip.
-        limits.set(
-            Limit::Settings,
-            Rule {
-                burst: 200,
-                per_stream: 1,
-                per_data: 1,
-            },
-        );
+        limits.set(Limit::Settings, Rule::new(200, 100).earning(1, 1));
+        limits.set(Limit::GoAway, Rule::new(50, 1));
+        limits.set(Limit::EmptyFrames, Rule::new(1000, 10_000).earning(2, 1));
         // One for the stream and one for the connection with every DATA frame is honest.
-        limits.set(
-            Limit::WindowUpdate,
-            Rule {
-                burst: 10_000,
-                per_stream: 8,
-                per_data: 4,
-            },
-        );
-        limits.set(
-            Limit::Priority,
-            Rule {
-                burst: 10_000,
-                per_stream: 8,
-                per_data: 0,
-            },
-        );
-        limits.set(
-            Limit::UnknownFrames,
-            Rule {
-                burst: 10_000,
-                per_stream: 8,
-                per_data: 2,
-            },
-        );
-        limits.set(
-            Limit::EmptyFrames,
-            Rule {
-                burst: 1000,
-                per_stream: 2,
-                per_data: 1,
-            },
-        );
+        limits.set(Limit::WindowUpdate, Rule::new(10_000, 20_000).earning(8, 4));
+        limits.set(Limit::Priority, Rule::new(10_000, 20_000).earning(8, 0));
+        limits.set(Limit::UnknownFrames, Rule::new(10_000, 20_000).earning(8, 2));
+        // Progress reports of a call that runs for hours.
+        limits.set(Limit::Informational, Rule::new(1000, 10));
         limits
     }
 }
@@ -290,14 +257,19 @@ struct Spent {
 struct Earned {
     streams: u32,
     data: u32,
+    resets: u32,
 }
 
-/// Time forgives a twentieth of a burst in each of these: a whole one in a minute.
-const FORGIVES_EVERY: Duration = Duration::from_secs(3);
+/// What was earned is looked at as often, at least.
+const SETTLE_EVERY: Duration = Duration::from_secs(3);
 
 impl Account {
     pub(super) const fn new() -> Self {
-        let earned = Earned { streams: 0, data: 0 };
+        let earned = Earned {
+            streams: 0,
+            data: 0,
+            resets: 0,
+        };
         Self {
             spent: [Spent {
                 cost: 0,
@@ -318,21 +290,23 @@ impl Account {
         self.earned.data = self.earned.data.wrapping_add(1);
     }
 
-    /// Counts `cost` against `limit`; an error when that is too much.
-    pub(super) fn spend(&mut self, limits: &Limits, limit: Limit, cost: u32, now: Time) -> Result<(), Limit> {
+    /// We reset a stream.
+    pub(super) const fn earn_reset(&mut self) {
+        self.earned.resets = self.earned.resets.wrapping_add(1);
+    }
+
+    /// Counts `cost` against `limit`. Where that is too much: after which time it will not be.
+    pub(super) fn spend(&mut self, limits: &Limits, limit: Limit, cost: u32, now: Time) -> Option<Duration> {
         let (rule, spent) = (limits.rule(limit), &mut self.spent[limit as usize]);
-        if spent.cost == 0 || now.since(spent.since) >= FORGIVES_EVERY {
+        if spent.cost == 0 || now.since(spent.since) >= SETTLE_EVERY {
             spent.settle(rule, self.earned, now);
         }
         spent.cost = spent.cost.saturating_add(cost);
         if spent.cost > rule.burst {
             spent.settle(rule, self.earned, now);
         }
-        if spent.cost <= rule.burst {
-            Ok(())
-        } else {
-            Err(limit)
-        }
+        let excess = spent.cost.saturating_sub(rule.burst);
+        (excess > 0).then(|| Duration::from_secs(excess.into()) / rule.per_second.max(1))
     }
 }
 
@@ -341,18 +315,23 @@ impl Spent {
     fn settle(&mut self, rule: Rule, earned: Earned, now: Time) {
         let streams = earned.streams.wrapping_sub(self.earned.streams);
         let data = earned.data.wrapping_sub(self.earned.data);
+        let resets = earned.resets.wrapping_sub(self.earned.resets);
         let paid = streams
             .saturating_mul(rule.per_stream)
-            .saturating_add(data.saturating_mul(rule.per_data));
-        let twentieths = now.since(self.since).as_nanos() / FORGIVES_EVERY.as_nanos();
-        let twentieths = u32::try_from(twentieths).unwrap_or(u32::MAX);
-        let forgiven = u32::try_from(u64::from(rule.burst) * u64::from(twentieths) / 20).unwrap_or(u32::MAX);
+            .saturating_add(data.saturating_mul(rule.per_data))
+            .saturating_add(resets.saturating_mul(rule.per_reset));
+        let pace = rule.per_second.max(1);
+        let forgiven = u64::try_from(now.since(self.since).as_millis())
+            .unwrap_or(u64::MAX)
+            .saturating_mul(pace.into())
+            / 1000;
+        let forgiven = u32::try_from(forgiven).unwrap_or(u32::MAX);
         self.cost = self.cost.saturating_sub(paid).saturating_sub(forgiven);
         self.earned = earned;
         self.since = if self.cost == 0 {
             now
         } else {
-            self.since + FORGIVES_EVERY * twentieths
+            self.since + Duration::from_secs(forgiven.into()) / pace
         };
     }
 }
@@ -366,21 +345,20 @@ mod tests {
         let (limits, mut account) = (Limits::default(), Account::new());
         let burst = limits.rule(Limit::StreamErrors).burst;
         for _ in 0..burst {
-            account
-                .spend(&limits, Limit::StreamErrors, 1, Time::ZERO)
-                .unwrap();
+            assert_eq!(account.spend(&limits, Limit::StreamErrors, 1, Time::ZERO), None);
         }
+        let pace = limits.rule(Limit::StreamErrors).per_second;
         assert_eq!(
             account.spend(&limits, Limit::StreamErrors, 1, Time::ZERO),
-            Err(Limit::StreamErrors)
+            Some(Duration::from_secs(1) / pace)
         );
     }
 
     #[test]
-    fn a_peer_that_earns_as_much_as_it_spends_is_never_cut() {
+    fn a_peer_that_earns_as_much_as_it_spends_is_never_limited() {
         let (limits, mut account) = (Limits::default(), Account::new());
         for _ in 0..1_000_000 {
-            account.spend(&limits, Limit::RapidReset, 1, Time::ZERO).unwrap();
+            assert_eq!(account.spend(&limits, Limit::RapidReset, 1, Time::ZERO), None);
             account.earn_stream();
         }
     }
@@ -390,21 +368,41 @@ mod tests {
         let (limits, mut account) = (Limits::default(), Account::new());
         (0..5000).for_each(|_| account.earn_stream());
         let allowed = (0..100_000)
-            .take_while(|_| account.spend(&limits, Limit::RapidReset, 1, Time::ZERO).is_ok())
+            .take_while(|_| account.spend(&limits, Limit::RapidReset, 1, Time::ZERO).is_none())
             .count();
         assert_eq!(allowed, limits.rule(Limit::RapidReset).burst as usize);
     }
 
     #[test]
-    fn time_forgives_a_burst_in_a_minute() {
+    fn time_forgives_at_the_rules_pace_and_no_more_than_was_spent() {
         let (limits, mut account) = (Limits::default(), Account::new());
-        let burst = limits.rule(Limit::Settings).burst;
-        account
-            .spend(&limits, Limit::Settings, burst, Time::ZERO)
-            .unwrap();
-        let later = Time::ZERO + Duration::from_mins(1);
-        account.spend(&limits, Limit::Settings, burst, later).unwrap();
-        assert!(account.spend(&limits, Limit::Settings, 2, later).is_err());
+        let Rule {
+            burst, per_second, ..
+        } = limits.rule(Limit::Settings);
+        let mut spend = |cost, at| account.spend(&limits, Limit::Settings, cost, Time::ZERO + at);
+        assert_eq!(spend(burst, Duration::ZERO), None);
+        let second = Duration::from_secs(1);
+        assert_eq!(spend(per_second, second), None);
+        assert!(spend(1, second).is_some());
+        assert_eq!(spend(burst, Duration::from_hours(1)), None);
+        assert!(spend(1, Duration::from_hours(1)).is_some());
+    }
+
+    #[test]
+    fn a_peer_that_waits_as_long_as_it_is_told_keeps_to_the_pace() {
+        let (limits, mut account) = (Limits::default(), Account::new());
+        let Rule {
+            burst, per_second, ..
+        } = limits.rule(Limit::RapidReset);
+        let (mut now, mut spent) = (Time::ZERO, 0);
+        while now < Time::ZERO + Duration::from_secs(10) {
+            spent += 1;
+            if let Some(excess) = account.spend(&limits, Limit::RapidReset, 1, now) {
+                now += excess.max(Duration::from_millis(10));
+            }
+        }
+        let most = burst + 10 * per_second;
+        assert!(spent <= most + 50 && spent > most * 9 / 10, "{spent} of {most}");
     }
 
     #[test]
@@ -412,7 +410,7 @@ mod tests {
         let (limits, mut account) = (Limits::default(), Account::new());
         let late = Time::ZERO + Duration::from_hours(1);
         let allowed = (0..100_000)
-            .take_while(|_| account.spend(&limits, Limit::RapidReset, 1, late).is_ok())
+            .take_while(|_| account.spend(&limits, Limit::RapidReset, 1, late).is_none())
             .count();
         assert_eq!(allowed, limits.rule(Limit::RapidReset).burst as usize);
     }

@@ -418,8 +418,8 @@ impl Connection {
             self.fail(ErrorCode::ENHANCE_YOUR_CALM, CloseReason::Limit(limit), By::Peer);
         }
         if self.settings_deadline().is_some_and(|deadline| deadline <= now) {
-            let reason = CloseReason::Limit(Limit::SettingsTime);
-            self.fail(ErrorCode::SETTINGS_TIMEOUT, reason, By::Peer);
+            self.unacknowledged.set_late();
+            self.note_limit(Limit::SettingsTime);
         }
         let expired = if self.pause.hides_answers() {
             None

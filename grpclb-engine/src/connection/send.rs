@@ -86,6 +86,9 @@ impl Connection {
             if let Some(key) = opened {
                 self.turn(key, now, fields, output, sent);
             }
+            if output.room() == 0 {
+                break;
+            }
             match self.streams.ready.pop() {
                 Some(key) => self.turn(key, now, fields, output, sent),
                 None if opened.is_none() => break,
@@ -229,7 +232,8 @@ impl Connection {
         None
     }
 
-    /// One stream's turn: its header sections, and one DATA frame.
+    /// One stream's turn: its header sections, and one DATA frame. The output has room; a header section may go beyond its bound
+    /// by its own length, and no other frame follows then.
     fn turn(
         &mut self,
         key: StreamKey,
@@ -246,8 +250,8 @@ impl Connection {
         let mut bytes = 0;
         while let Some(stream) = self.streams.get_mut(key) {
             match stream.queue.front() {
-                Some(Item::Headers(_)) => self.encode_headers(key, now, fields, output),
-                Some(_) if bytes > 0 => {
+                Some(Item::Headers(_)) if output.room() > 0 => self.encode_headers(key, now, fields, output),
+                Some(_) if bytes > 0 || output.room() == 0 => {
                     if stream.send.available() == 0 {
                         stream.compact();
                     }

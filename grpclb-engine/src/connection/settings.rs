@@ -128,6 +128,8 @@ impl PeerSettings {
 #[derive(Debug, Default)]
 pub(super) struct Unacknowledged {
     frames: VecDeque<(Sent, Option<Time>)>,
+    /// The oldest has been counted as late.
+    late: bool,
 }
 
 /// What a SETTINGS frame of ours was for.
@@ -157,13 +159,29 @@ impl Unacknowledged {
         self.frames.push_back((sent, Some(now)));
     }
 
-    /// Since when an acknowledgement has been missing.
+    /// Since when an acknowledgement has been missing, unless that was counted.
     pub(super) fn since(&self) -> Option<Time> {
-        self.frames.front()?.1
+        self.frames.front().filter(|_| !self.late)?.1
+    }
+
+    /// The acknowledgement that is missing for longest is late.
+    pub(super) const fn set_late(&mut self) {
+        self.late = true;
+    }
+
+    /// The largest initial window among those that the peer has not acknowledged; zero without any.
+    pub(super) fn initial_window(&self, config: &Config) -> u32 {
+        let windows = self.frames.iter().map(|(sent, _)| match sent {
+            Sent::First => config.initial_window,
+            Sent::InitialWindow(size) => *size,
+            Sent::Barrier => 0,
+        });
+        windows.max().unwrap_or(0)
     }
 
     /// What an acknowledgement is for; `None`: for nothing.
     pub(super) fn acknowledge(&mut self) -> Option<Sent> {
+        self.late = false;
         self.frames.pop_front().map(|(sent, _)| sent)
     }
 }

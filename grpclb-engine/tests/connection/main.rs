@@ -5,6 +5,8 @@ mod support;
 
 mod against_h2;
 mod against_h2_servers;
+mod floods;
+mod honest;
 mod interleavings;
 mod limits;
 mod memory;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use grpclb_engine::connection::{Config, Output, REFERENCE_FROM};
 use grpclb_engine::frame::{ErrorCode, Frame, SettingId, StreamId};
 
-use crate::support::{Pair, REQUEST, Script};
+use crate::support::{Pair, REQUEST, Script, flags, kinds, raw};
 
 /// How many others share the memory of `of`: it can be taken back only when none does.
 fn is_shared(of: Bytes) -> bool {
@@ -259,4 +259,44 @@ fn cuts_at_every_byte_change_nothing() {
     for cut in [1, 2, 3, 5, 8, 9, 10, 13, 100, 1023, 1024, 1025] {
         assert!(run(cut) == whole, "pieces of {cut}");
     }
+}
+
+#[test]
+fn one_transmit_writes_no_header_block_once_the_output_is_full() {
+    let mut script = Script::client();
+    let large = "x".repeat(100_000);
+    let list = script.side.headers(&[(":status", "103"), ("x-large", &large)]);
+    for n in 0..4 {
+        script.headers(2 * n + 1, REQUEST, true);
+    }
+    for stream in script.side.requests() {
+        for _ in 0..10 {
+            let connection = &mut script.side.connection;
+            connection.send_headers(stream, std::rc::Rc::clone(&list), false);
+        }
+    }
+    let (now, side) = (script.now, &mut script.side);
+    side.connection
+        .transmit(now, &mut side.fields, &mut side.output, &mut side.sent);
+    let most = Output::BOUND + 100_000 + 1000;
+    assert!(side.output.len() <= most, "{} bytes at once", side.output.len());
+    script.answers.clear();
+    script.flush();
+    let blocks = script.answers.iter();
+    let blocks = blocks.filter(|frame| matches!(frame, Frame::Headers { .. }));
+    assert_eq!(blocks.count(), 40, "all of it leaves");
+}
+
+#[test]
+fn an_unfinished_field_block_is_held_without_the_buffer_that_it_came_in_and_counted() {
+    let mut script = Script::client();
+    assert_eq!(script.side.connection.pending(), 0);
+    let block = script.block(REQUEST);
+    script.send(&raw(kinds::HEADERS, flags::END_STREAM, 1, &block[..5]));
+    let held = script.side.connection.pending();
+    assert!((5..=1024).contains(&held), "{held}");
+    script.send(&raw(kinds::CONTINUATION, 0, 1, &[0x88; 16_000]));
+    assert!((16_005..=64_000).contains(&script.side.connection.pending()));
+    script.send(&raw(kinds::CONTINUATION, flags::END_HEADERS, 1, &block[5..]));
+    assert_eq!(script.side.connection.pending(), 0);
 }

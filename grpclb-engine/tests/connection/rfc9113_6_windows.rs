@@ -161,6 +161,66 @@ fn s6_9_2_a_lower_initial_window_may_make_windows_negative() {
 }
 
 #[test]
+fn s6_9_1_an_empty_frame_that_ends_the_stream_waits_for_no_window_of_the_peers() {
+    // The stream's window below zero; the connection's used up; both.
+    for (initial, body) in [(2, 3), (100_000, 65_535), (65_000, 65_535)] {
+        let mut script = Script::client();
+        script.headers(1, REQUEST, true);
+        script.headers(3, REQUEST, true);
+        let [stream, other] = script.side.requests()[..] else {
+            panic!("two requests")
+        };
+        for stream in [stream, other] {
+            script.side.respond(stream, false);
+        }
+        script.side.data(stream, &vec![7; body], false);
+        script.flush();
+        script.settings(&[(SettingId::INITIAL_WINDOW_SIZE, initial)]);
+        script.answers.clear();
+        script.side.data(stream, b"", true);
+        script.side.trailers(other);
+        script.flush();
+        let [
+            Frame::Data {
+                ref chunk,
+                end_stream: true,
+                ..
+            },
+            Frame::Headers { end_stream: true, .. },
+        ] = script.answers[..]
+        else {
+            panic!("{initial} {body}: {:?}", script.answers)
+        };
+        assert!(chunk.is_empty());
+        assert_eq!(script.side.connection.streams(), 0);
+    }
+}
+
+#[test]
+fn s6_9_1_an_empty_frame_of_the_peers_is_right_on_a_window_below_zero() {
+    for end in [true, false] {
+        let mut script = Script::client();
+        script.headers(1, REQUEST, false);
+        let stream = script.stream();
+        script.data(1, &[7; 10_000], false);
+        script.side.connection.set_initial_window(5000);
+        script.flush();
+        script.send(&raw(kinds::SETTINGS, flags::ACK, 0, &[]));
+        assert!(script.side.connection.windows(Some(stream)).recv < 0 || end);
+        let below = script.side.connection.windows(Some(stream)).recv;
+        script.answers.clear();
+        script.data(1, b"", end);
+        assert_eq!(script.side.ended(stream), end, "a window of {below}");
+        script.headers(1, &[("x-trailer", "behind it")], true);
+        if end {
+            script.expect_reset(1, ErrorCode::STREAM_CLOSED);
+        } else {
+            script.expect_fine();
+        }
+    }
+}
+
+#[test]
 fn s6_9_2_an_initial_window_that_overflows_a_stream_ends_the_connection() {
     let mut script = Script::client();
     script.headers(1, REQUEST, true);

@@ -135,16 +135,124 @@ fn s8_1_1_responses_without_content_may_announce_one() {
     }
     let (mut script, _) = called("GET");
     script.headers(1, &[(":status", "200"), ("content-length", "1000")], true);
-    script.now += crate::support::millis(5);
-    script.flush();
-    script.expect_reset(1, ErrorCode::PROTOCOL_ERROR);
+    expect_refused_without_reset(&mut script);
 
     let (mut script, _) = called("HEAD");
     script.headers(1, &[(":status", "200"), ("content-length", "4")], false);
     script.data(1, b"body", true);
+    expect_refused_without_reset(&mut script);
+
+    let (mut script, _) = called("HEAD");
+    script.headers(1, &[(":status", "200"), ("content-length", "4")], false);
+    script.data(1, b"body", false);
     script.now += crate::support::millis(5);
     script.flush();
     script.expect_reset(1, ErrorCode::PROTOCOL_ERROR);
+}
+
+/// A malformed response has ended a stream whose request had ended: the owner hears of it, and there is nothing to reset.
+#[track_caller]
+fn expect_refused_without_reset(script: &mut Script) {
+    script.now += crate::support::millis(5);
+    script.flush();
+    let told = |event: &Event| {
+        matches!(
+            event,
+            Event::Reset {
+                tag: 1,
+                code: ErrorCode::PROTOCOL_ERROR,
+                ..
+            }
+        )
+    };
+    assert!(
+        script.side.events.last().is_some_and(told),
+        "{:?}",
+        script.side.events
+    );
+    assert_eq!(script.side.connection.streams(), 0);
+    script.expect_fine();
+}
+
+#[test]
+fn s8_1_1_any_number_of_malformed_responses_cost_their_calls_and_nothing_else() {
+    let wrong: &[(&str, &str)] = &[(":status", "200"), ("x-text", "a\nb")];
+    let nul: &[(&str, &str)] = &[("grpc-status", "0"), ("grpc-message", "a\0b")];
+    let mut script = Script::server();
+    script.side.open(script.now, 0, true);
+    script.flush();
+    for round in 0..5000 {
+        script.side.open(script.now, 1, true);
+        script.flush();
+        if round % 2 == 0 {
+            script.headers(2 * round + 3, wrong, true);
+        } else {
+            script.headers(2 * round + 3, RESPONSE, false);
+            script.headers(2 * round + 3, nul, true);
+        }
+        let told = |event: &Event| matches!(event, Event::Reset { tag: 1, .. });
+        assert!(script.side.events.last().is_some_and(told));
+        assert_eq!(script.side.connection.streams(), 1, "the other call goes on");
+        script.side.events.clear();
+    }
+    assert!(script.side.connection.wants_input(), "others do not wait");
+    script
+        .answers
+        .retain(|frame| !matches!(frame, grpclb_engine::frame::Frame::Headers { .. }));
+    assert!(
+        script.answers.is_empty(),
+        "no reset is owed: {:?}",
+        script.answers.first()
+    );
+    script.headers(1, RESPONSE, true);
+    script.expect_fine();
+}
+
+#[test]
+fn s8_2_1_spaces_and_tabs_at_the_ends_of_a_regular_value_pass_unchanged_both_ways() {
+    let padded = ["a space behind: ", " before", "\tboth\t ", " ", "\t"];
+    for value in padded {
+        let request = with(REQUEST, &[("authorization", value), ("content-type", value)]);
+        let mut script = Script::client();
+        script.headers(1, &request, false);
+        script.headers(1, &[("x-trailer", value)], true);
+        let lists = headers_of(&script);
+        assert_eq!(lists[0].get("authorization"), Some(value.as_bytes()));
+        assert_eq!(lists[1].get("x-trailer"), Some(value.as_bytes()));
+        script.expect_fine();
+
+        let (mut script, _) = called("POST");
+        script.headers(1, &with(RESPONSE, &[("x-header", value)]), false);
+        script.headers(1, &[("grpc-status", "5"), ("grpc-message", value)], true);
+        let lists = headers_of(&script);
+        assert_eq!(lists[0].get("x-header"), Some(value.as_bytes()));
+        assert_eq!(lists[1].get("grpc-message"), Some(value.as_bytes()));
+        script.expect_fine();
+    }
+    for (name, value) in [
+        (":path", "/echo "),
+        (":authority", " echo"),
+        ("te", "trailers "),
+        ("content-length", "4\t"),
+        ("x-nul", "a\0b"),
+        ("x-cr", "a\rb"),
+        ("x-lf", "\nab"),
+    ] {
+        let mut request: Vec<_> = REQUEST.iter().copied().filter(|field| field.0 != name).collect();
+        let at = if name.starts_with(':') { 0 } else { request.len() };
+        request.insert(at, (name, value));
+        let mut script = Script::client();
+        script.headers(1, &request, false);
+        script.expect_reset(1, ErrorCode::PROTOCOL_ERROR);
+    }
+}
+
+fn headers_of(script: &Script) -> Vec<std::rc::Rc<grpclb_engine::hpack::HeaderList>> {
+    let lists = script.side.events.iter().filter_map(|event| match event {
+        Event::Headers { headers, .. } => Some(std::rc::Rc::clone(headers)),
+        _ => None,
+    });
+    lists.collect()
 }
 
 #[test]
@@ -177,17 +285,23 @@ fn s8_1_informational_responses_come_before_the_final_one() {
 
 #[test]
 fn s8_1_wrong_responses_are_stream_errors() {
-    let wrong: [&dyn Fn(&mut Script); 5] = [
-        &|script| script.headers(1, &[(":status", "100")], true),
-        &|script| script.headers(1, &[(":status", "101")], false),
-        &|script| script.headers(1, &[("grpc-status", "0")], true),
-        &|script| script.headers(1, &[(":status", "20")], true),
-        &|script| script.data(1, b"no response yet", false),
+    // And whether they end the stream.
+    type Act = fn(&mut Script);
+    let wrong: [(bool, Act); 5] = [
+        (true, |script| script.headers(1, &[(":status", "100")], true)),
+        (false, |script| script.headers(1, &[(":status", "101")], false)),
+        (true, |script| script.headers(1, &[("grpc-status", "0")], true)),
+        (true, |script| script.headers(1, &[(":status", "20")], true)),
+        (false, |script| script.data(1, b"no response yet", false)),
     ];
-    for act in wrong {
+    for (ended, act) in wrong {
         let (mut script, _) = called("POST");
         script.now += crate::support::millis(5);
         act(&mut script);
+        if ended {
+            expect_refused_without_reset(&mut script);
+            continue;
+        }
         script.expect_reset(1, ErrorCode::PROTOCOL_ERROR);
         assert!(matches!(
             script.side.events.last(),

@@ -8,134 +8,10 @@ use grpclb_engine::frame::{ErrorCode, Frame};
 use grpclb_engine::rng::Rng;
 use grpclb_engine::splitter::{Config, Stats};
 
+use crate::attacks::{
+    ATTACKS_OF_ANYBODY, Attack, FLOODS_OF_ANYBODY, FLOODS_OF_BACKENDS, FLOODS_OF_CLIENTS, REQUEST,
+};
 use crate::support::{Behaviour, World, flags, greeting, kinds, millis, raw};
-
-/// A POST that names call 12345, with a name and value that no table holds.
-const REQUEST: &[u8] = b"\x83\x86\x84\x01\x01a\x0f\x10\x10application/grpc\x00\x04call\x0512345";
-
-/// `:status` 200, 100, and a field without a name.
-const OK: &[u8] = b"\x88";
-const CONTINUE: &[u8] = b"\x08\x03100";
-const NAMELESS: &[u8] = b"\x00\x00\x00";
-
-/// A limit and one round of the attack that reaches it: the world, the attacker, and the number of the round.
-type Attack = (Limit, fn(&mut World, usize, u32));
-
-/// What any peer can do once it has a stream, number 1.
-const ATTACKS_OF_ANYBODY: [Attack; 12] = [
-    (Limit::ClosedStreams, |world, wild, _| {
-        world.say(wild, &raw(kinds::RST_STREAM, 0, 1, &[0, 0, 0, 8]));
-    }),
-    (Limit::Continuation, |world, wild, round| {
-        let kind = if round == 0 {
-            kinds::HEADERS
-        } else {
-            kinds::CONTINUATION
-        };
-        world.say(wild, &raw(kind, 0, 1, &[]));
-    }),
-    (Limit::HeaderBlockSize, |world, wild, round| {
-        let kind = if round == 0 {
-            kinds::HEADERS
-        } else {
-            kinds::CONTINUATION
-        };
-        world.say(wild, &raw(kind, 0, 1, &[0; 16_384]));
-    }),
-    (Limit::HeaderBlockTime, |world, wild, round| {
-        let kind = if round == 0 {
-            kinds::HEADERS
-        } else {
-            kinds::CONTINUATION
-        };
-        world.say(wild, &raw(kind, 0, 1, OK));
-        world.advance(Duration::from_secs(1));
-    }),
-    (Limit::FrameTime, |world, wild, round| {
-        world.say(wild, &raw(kinds::HEADERS, 0, 1, &[0; 100])[round as usize..][..1]);
-        world.advance(Duration::from_secs(1));
-    }),
-    (Limit::Settings, |world, wild, _| {
-        world.say(wild, &raw(kinds::SETTINGS, 0, 0, &[]));
-    }),
-    (Limit::GoAway, |world, wild, _| {
-        world.say(
-            wild,
-            &raw(kinds::GOAWAY, 0, 0, &[0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0]),
-        );
-    }),
-    (Limit::EmptyFrames, |world, wild, round| {
-        if round == 0 && world.wilds[wild].role() == Role::Server {
-            world.say(wild, &raw(kinds::HEADERS, flags::END_HEADERS, 1, OK));
-        }
-        world.say(wild, &raw(kinds::DATA, 0, 1, &[]));
-    }),
-    (Limit::Priority, |world, wild, _| {
-        world.say(wild, &raw(kinds::PRIORITY, 0, 1, &[0; 5]));
-    }),
-    (Limit::WindowUpdate, |world, wild, _| {
-        world.say(wild, &raw(kinds::WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]));
-    }),
-    (Limit::UnknownFrames, |world, wild, _| {
-        world.say(wild, &raw(0x77, 0, 0, b"?"));
-    }),
-    // The greeting of this one leaves the acknowledgement out.
-    (Limit::SettingsTime, |world, _, _| {
-        world.advance(Duration::from_secs(5));
-    }),
-];
-
-const ATTACKS_OF_CLIENTS: [Attack; 4] = [
-    (Limit::RapidReset, |world, wild, round| {
-        world.say(
-            wild,
-            &raw(kinds::HEADERS, flags::END_HEADERS, 2 * round + 3, REQUEST),
-        );
-        world.say(wild, &raw(kinds::RST_STREAM, 0, 2 * round + 3, &[0, 0, 0, 8]));
-    }),
-    // MadeYouReset: no RST_STREAM of theirs, but three ways to cause one of ours.
-    (Limit::StreamErrors, |world, wild, round| {
-        let stream = 2 * round + 3;
-        let whole = flags::END_HEADERS | flags::END_STREAM;
-        world.say(wild, &raw(kinds::HEADERS, whole, stream, REQUEST));
-        let cause = match round % 3 {
-            0 => raw(kinds::WINDOW_UPDATE, 0, stream, &[0; 4]),
-            1 => raw(kinds::WINDOW_UPDATE, 0, stream, &[0x7f, 0xff, 0xff, 0xff]),
-            _ => raw(kinds::DATA, 0, stream, b"more"),
-        };
-        world.say(wild, &cause);
-    }),
-    (Limit::RefusedStreams, |world, wild, round| {
-        world.say(
-            wild,
-            &raw(kinds::HEADERS, flags::END_HEADERS, 2 * round + 3, REQUEST),
-        );
-    }),
-    (Limit::ZeroLengthNames, |world, wild, round| {
-        let block = [REQUEST, NAMELESS].concat();
-        world.say(
-            wild,
-            &raw(kinds::HEADERS, flags::END_HEADERS, 2 * round + 3, &block),
-        );
-    }),
-];
-
-/// These need a call for each round: [`against_backend`] opens them.
-const ATTACKS_OF_BACKENDS: [Attack; 3] = [
-    (Limit::StreamErrors, |world, wild, round| {
-        world.say(wild, &raw(kinds::DATA, 0, 2 * round + 1, b"before HEADERS"));
-    }),
-    (Limit::ZeroLengthNames, |world, wild, round| {
-        let block = [OK, NAMELESS].concat();
-        world.say(
-            wild,
-            &raw(kinds::HEADERS, flags::END_HEADERS, 2 * round + 1, &block),
-        );
-    }),
-    (Limit::Informational, |world, wild, _| {
-        world.say(wild, &raw(kinds::HEADERS, flags::END_HEADERS, 1, CONTINUE));
-    }),
-];
 
 /// A client whose calls nothing may disturb: one that runs on and on, and short ones.
 struct Innocent {
@@ -182,29 +58,53 @@ impl Innocent {
     }
 }
 
-/// Repeats the attack until the splitter ends the connection.
+/// Repeats the attack until it has reached its limit.
 #[track_caller]
-fn until_over(
-    world: &mut World,
-    wild: usize,
-    innocent: &mut Innocent,
-    mut round: impl FnMut(&mut World, u32),
-) {
+fn until_reached(world: &mut World, wild: usize, innocent: &mut Innocent, (limit, round): Attack) {
+    let role = world.wilds[wild].role();
     for n in 0..100_000 {
-        round(world, n);
+        round(world, wild, n);
         if n % 64 == 0 {
             innocent.goes_on(world);
         }
         world.run();
-        if world.wilds[wild].over {
+        if counted(world.splitter.stats(), role, limit) > 0 {
             return;
         }
         world.wilds[wild].heard.clear();
     }
-    panic!("the attack was never stopped");
+    panic!("{limit}: the attack was never noticed");
 }
 
-/// Exactly this limit has counted, once, on this side.
+fn counted(stats: &Stats, role: Role, limit: Limit) -> u64 {
+    let counts = match role {
+        Role::Client => &stats.client_limits,
+        Role::Server => &stats.backend_limits,
+    };
+    counts[limit as usize]
+}
+
+/// A flood that has reached its limit is read no faster than the limit says, and keeps its connection.
+#[track_caller]
+fn expect_slowed(world: &mut World, wild: usize, innocent: &mut Innocent, limit: Limit) {
+    assert!(!world.wilds[wild].over, "{limit}");
+    assert_eq!(world.wilds[wild].goaway(), None, "{limit}");
+    if limit == Limit::SettingsTime || limit == Limit::Informational {
+        return; // these slow nobody
+    }
+    world.say(wild, &raw(kinds::PING, 0, 0, b"later on"));
+    innocent.goes_on(world);
+    assert!(world.wilds[wild].unread() > 0, "{limit}: it is read on");
+    let pong = |frame: &Frame| matches!(frame, Frame::Ping { ack: true, payload } if payload == b"later on");
+    assert!(!world.wilds[wild].heard.iter().any(pong));
+    world.wilds[wild].deaf = false;
+    world.flush_wild_peer(wild);
+    world.advance(Duration::from_secs(1));
+    assert_eq!(world.wilds[wild].unread(), 0, "{limit}: it is read again");
+    assert!(world.wilds[wild].heard.iter().any(pong), "{limit}");
+}
+
+/// Exactly this limit has counted, on this side.
 #[track_caller]
 fn expect_counted(stats: &Stats, role: Role, limit: Limit) {
     let side = if role == Role::Client { "client" } else { "backend" };
@@ -212,16 +112,16 @@ fn expect_counted(stats: &Stats, role: Role, limit: Limit) {
         .iter()
         .filter(|(name, count)| name.starts_with("limit_") && *count > 0)
         .collect();
-    assert_eq!(counted, [(format!("limit_{}_{side}", limit.name()), 1)]);
+    let name = format!("limit_{}_{side}", limit.name());
+    assert!(
+        matches!(&counted[..], [(only, _)] if *only == name),
+        "{name}: {counted:?}"
+    );
 }
 
 #[track_caller]
 fn expect_goaway(world: &World, wild: usize, limit: Limit) {
-    let code = if limit == Limit::SettingsTime {
-        ErrorCode::SETTINGS_TIMEOUT
-    } else {
-        ErrorCode::ENHANCE_YOUR_CALM
-    };
+    let code = ErrorCode::ENHANCE_YOUR_CALM;
     let said = world.wilds[wild].goaway();
     assert_eq!(said, Some((code, format!("limit reached: {}", limit.name()))));
 }
@@ -248,8 +148,13 @@ fn against_client((limit, round): Attack) {
     ) {
         world.say(wild, &raw(kinds::HEADERS, flags::END_HEADERS, 1, REQUEST));
     }
-    until_over(&mut world, wild, &mut innocent, |world, n| round(world, wild, n));
-    expect_goaway(&world, wild, limit);
+    until_reached(&mut world, wild, &mut innocent, (limit, round));
+    if limit.ends() {
+        expect_goaway(&world, wild, limit);
+    } else {
+        expect_slowed(&mut world, wild, &mut innocent, limit);
+        world.leave(wild);
+    }
     expect_counted(world.splitter.stats(), Role::Client, limit);
     innocent.ends_well(&mut world);
     assert_eq!(world.splitter.stats().upstreams_lost, 0, "no backend has minded");
@@ -263,13 +168,18 @@ fn against_backend((limit, round): Attack) {
     let mut innocent = Innocent::new(&mut world);
     world.publish_only(&[1]);
     let client = world.client();
-    let calls: Vec<_> = (0..250).map(|_| world.open(client, b"x", true)).collect();
+    let calls: Vec<_> = (0..300).map(|_| world.open(client, b"x", true)).collect();
     world.run();
     let wild = world.wild_backend();
     greet(&mut world, wild, limit);
     world.run();
-    until_over(&mut world, wild, &mut innocent, |world, n| round(world, wild, n));
-    expect_goaway(&world, wild, limit);
+    until_reached(&mut world, wild, &mut innocent, (limit, round));
+    if limit.ends() {
+        expect_goaway(&world, wild, limit);
+    } else {
+        expect_slowed(&mut world, wild, &mut innocent, limit);
+        world.leave(wild);
+    }
     expect_counted(world.splitter.stats(), Role::Server, limit);
     assert!(
         calls.iter().all(|&call| world.outcome(call).is_some()),
@@ -285,22 +195,22 @@ fn against_backend((limit, round): Attack) {
 fn expect_all(role: Role, attacks: &[Attack]) {
     let missing: Vec<_> = Limit::ALL
         .into_iter()
-        .filter(|limit| limit.concerns(role) && limit.ends())
+        .filter(|limit| limit.concerns(role))
         .filter(|limit| !attacks.iter().any(|(reached, _)| reached == limit))
         .collect();
     assert!(missing.is_empty(), "no attack reaches {missing:?}");
 }
 
 #[test]
-fn each_limit_ends_the_client_that_reaches_it_is_counted_and_hurts_nobody_else() {
-    let attacks = [&ATTACKS_OF_ANYBODY[..], &ATTACKS_OF_CLIENTS].concat();
+fn each_limit_slows_or_ends_the_client_that_reaches_it_is_counted_and_hurts_nobody_else() {
+    let attacks = [&ATTACKS_OF_ANYBODY[..], &FLOODS_OF_ANYBODY, &FLOODS_OF_CLIENTS].concat();
     expect_all(Role::Client, &attacks);
     attacks.into_iter().for_each(against_client);
 }
 
 #[test]
-fn each_limit_ends_the_backend_that_reaches_it_is_counted_and_hurts_no_call_elsewhere() {
-    let attacks = [&ATTACKS_OF_ANYBODY[..], &ATTACKS_OF_BACKENDS].concat();
+fn each_limit_slows_or_ends_the_backend_that_reaches_it_is_counted_and_hurts_no_call_elsewhere() {
+    let attacks = [&ATTACKS_OF_ANYBODY[..], &FLOODS_OF_ANYBODY, &FLOODS_OF_BACKENDS].concat();
     expect_all(Role::Server, &attacks);
     attacks.into_iter().for_each(against_backend);
 }
@@ -311,7 +221,7 @@ fn a_storm_of_resets_leaves_no_trace_at_the_backends() {
     let mut innocent = Innocent::new(&mut world);
     let wild = world.wild_client();
     world.say(wild, &greeting());
-    until_over(&mut world, wild, &mut innocent, |world, round| {
+    let storm: fn(&mut World, usize, u32) = |world, wild, round| {
         // The HEADERS never leave before their RST_STREAM is here.
         let storm = (20 * round..20 * round + 20).flat_map(|n| {
             let open = raw(kinds::HEADERS, flags::END_HEADERS, 2 * n + 1, REQUEST);
@@ -319,9 +229,10 @@ fn a_storm_of_resets_leaves_no_trace_at_the_backends() {
         });
         let storm: Vec<u8> = storm.collect();
         world.say(wild, &storm);
-    });
-    // The call whose reset is one too many ends with its connection.
+    };
+    until_reached(&mut world, wild, &mut innocent, (Limit::RapidReset, storm));
     assert_eq!(world.splitter.stats().cancelled, 1001, "streams until the limit");
+    world.leave(wild);
     let seen = world
         .backends
         .iter()

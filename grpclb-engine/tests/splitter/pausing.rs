@@ -71,7 +71,7 @@ fn a_client_that_reads_nothing_is_not_read_and_costs_others_nothing() {
     assert_eq!(counted, [("limit_control_queue_client".to_owned(), 1)]);
     // It reads after all.
     world.wilds[wild].deaf = false;
-    world.flush_client(wild);
+    world.flush_wild_peer(wild);
     world.run();
     assert_eq!(world.wilds[wild].unread(), 0);
     let pongs = world.wilds[wild].heard.iter();

@@ -50,11 +50,11 @@ impl Connection {
         if delta == 0 && widest == before {
             return Ok(());
         }
-        self.spend(
-            Limit::Settings,
-            self.streams.len() as u32 / STREAMS_A_SETTING,
-            now,
-        )?;
+        if self.role == Role::Server {
+            // Streams that the peer has opened. Those that wait for our reset, and all of a client's, are our doing.
+            let theirs = self.streams.active().saturating_sub(self.streams.resets.len());
+            self.spend(Limit::Settings, theirs as u32 / STREAMS_A_SETTING, now)?;
+        }
         let most = i64::from(widest) - i64::from(before);
         let mut open = Vec::new();
         for (key, stream) in self.streams.iter_mut() {

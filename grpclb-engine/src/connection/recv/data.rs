@@ -42,7 +42,12 @@ impl Connection {
             outcome => return self.refuse(Some(key), id, outcome, "DATA after END_STREAM", now),
         }
         if first_piece {
-            if stream.recv.receive(flow_controlled).is_err() {
+            // A peer that has never acknowledged our SETTINGS may go by them all the same.
+            let unacknowledged = || self.unacknowledged.initial_window(&self.config);
+            let slack = || unacknowledged().saturating_sub(self.initial_window);
+            if stream.recv.receive(flow_controlled).is_err()
+                && stream.recv.receive_within(flow_controlled, slack()).is_err()
+            {
                 return self.stream_error(
                     key,
                     ErrorCode::FLOW_CONTROL_ERROR,
@@ -60,19 +65,20 @@ impl Connection {
         }
         let (expect, bodiless, reset) = (stream.expect, stream.bodiless, stream.reset.is_some());
         if expect != Expect::Body {
-            return self.malformed(
-                key,
-                "DATA before the message's HEADERS or after its trailers",
-                now,
-            );
+            let cause = Cause::Local("DATA before the message's HEADERS or after its trailers");
+            return self.malformed(key, cause, end_stream, now);
         }
         if bodiless && len > 0 {
-            return self.malformed(key, "DATA of a response that has none", now);
+            let cause = Cause::Local("DATA of a response that has none");
+            return self.malformed(key, cause, end_stream, now);
         }
         if let Some(left) = &mut stream.content_left {
             match left.checked_sub(u64::from(len)) {
                 Some(rest) if rest == 0 || !end_stream => *left = rest,
-                _ => return self.malformed(key, "DATA and content-length differ", now),
+                _ => {
+                    let cause = Cause::Local("DATA and content-length differ");
+                    return self.malformed(key, cause, end_stream, now);
+                }
             }
         }
         let tag = stream.tag;

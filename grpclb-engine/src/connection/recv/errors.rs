@@ -3,10 +3,9 @@
 use super::Fatal;
 use crate::Time;
 use crate::connection::control::Control;
-use crate::connection::streams::Outcome;
+use crate::connection::streams::{Outcome, Stream};
 use crate::connection::{Cause, CloseReason, Connection, Event, Limit, Role, State, StreamEvent, StreamKey};
 use crate::frame::{self, ErrorCode, StreamId};
-use crate::message::Malformed;
 
 impl Connection {
     pub(super) fn recv_reset(
@@ -120,30 +119,37 @@ impl Connection {
                     return self.stream_error(key, code, Cause::Local(reason), now);
                 }
                 self.streams.set_closed_state(id, State::ResetByUs);
-                self.spend(Limit::StreamErrors, 1, now)?;
+                self.spend_stream_error(now)?;
                 self.owe(Control::Reset(id, code), now);
                 Ok(None)
             }
         }
     }
 
+    /// The peer's message is malformed (RFC 9113 §8.1.1), which the frame ends or not. Where that closes the stream on both sides
+    /// nothing is left to reset: what an application answers costs the connection, which others share, no `RST_STREAM`.
     pub(super) fn malformed(
         &mut self,
         key: StreamKey,
-        reason: &'static str,
+        cause: Cause,
+        end_stream: bool,
         now: Time,
     ) -> Result<Option<Event>, Fatal> {
-        self.stream_error(key, ErrorCode::PROTOCOL_ERROR, Cause::Local(reason), now)
-    }
-
-    pub(super) fn malformed_fields(
-        &mut self,
-        key: StreamKey,
-        malformed: Malformed,
-        now: Time,
-    ) -> Result<Option<Event>, Fatal> {
-        self.spend_malformed(malformed, now)?;
-        self.stream_error(key, ErrorCode::PROTOCOL_ERROR, Cause::Malformed(malformed), now)
+        let code = ErrorCode::PROTOCOL_ERROR;
+        let closed = |stream: &&Stream| end_stream && stream.state == State::HalfClosedLocal;
+        let Some(tag) = self.streams.get(key).filter(closed).map(|stream| stream.tag) else {
+            return self.stream_error(key, code, cause, now);
+        };
+        self.streams.remove(key, State::Ended);
+        self.offer_capacity();
+        self.spend_stream_error(now)?;
+        Ok(Some(Event::Reset {
+            stream: key,
+            tag,
+            code,
+            cause,
+            left: true,
+        }))
     }
 
     /// A stream error (RFC 9113 §5.4.2): `RST_STREAM`, and the owner hears of it.
@@ -156,7 +162,7 @@ impl Connection {
     ) -> Result<Option<Event>, Fatal> {
         let tag = self.streams.get(key).map_or(0, |stream| stream.tag);
         self.queue_reset(key, code);
-        self.spend(Limit::StreamErrors, 1, now)?;
+        self.spend_stream_error(now)?;
         Ok(Some(Event::Reset {
             stream: key,
             tag,
@@ -164,6 +170,15 @@ impl Connection {
             cause,
             left: true,
         }))
+    }
+
+    /// A stream error has made us reset. A client opens streams as it likes, so it is slowed; of a server there are no more than
+    /// streams that we opened, and the connection is shared by calls that are not to blame.
+    pub(super) fn spend_stream_error(&mut self, now: Time) -> Result<Option<Event>, Fatal> {
+        match self.role {
+            Role::Server => self.spend(Limit::StreamErrors, 1, now),
+            Role::Client => Ok(None),
+        }
     }
 
     /// A frame that is wrong by itself.
@@ -187,7 +202,7 @@ impl Connection {
             None => match error {
                 frame::Error::PriorityLength { .. } => {
                     // Right in every state, so the stream may be idle; it is reset all the same (§6.3).
-                    self.spend(Limit::StreamErrors, 1, now)?;
+                    self.spend(Limit::Priority, 1, now)?;
                     self.owe(Control::Reset(id, error.code()), now);
                     Ok(None)
                 }

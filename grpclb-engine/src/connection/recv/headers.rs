@@ -7,11 +7,11 @@ use crate::Time;
 use crate::connection::control::Control;
 use crate::connection::streams::{Expect, Outcome};
 use crate::connection::{
-    CloseReason, Connection, Event, HeadersKind, Limit, Role, State, StreamEvent, StreamKey,
+    Cause, CloseReason, Connection, Event, HeadersKind, Limit, Role, State, StreamEvent, StreamKey,
 };
 use crate::frame::{ErrorCode, StreamId};
-use crate::hpack::{FieldFault, Fields, HeaderList};
-use crate::message::{self, Malformed, Message};
+use crate::hpack::{Fields, HeaderList};
+use crate::message::{self, Message};
 
 impl Connection {
     pub(super) fn recv_continuation(
@@ -58,6 +58,10 @@ impl Connection {
                 code: ErrorCode::COMPRESSION_ERROR,
                 reason: CloseReason::Hpack(error),
             })?;
+        if headers.oversized() {
+            let cost = 1 + u32::try_from(block.len() / 4096).unwrap_or(u32::MAX);
+            self.spend(Limit::OversizedLists, cost, now)?;
+        }
         if block.is_empty() && !end_stream {
             self.spend(Limit::EmptyFrames, 1, now)?;
         }
@@ -96,10 +100,10 @@ impl Connection {
             let summary = message::validate(&headers, Message::Request);
             match summary {
                 Ok(summary) if end_stream && summary.content_length.unwrap_or(0) != 0 => {
-                    return self.refuse_request(id, Malformed::ContentLength, now);
+                    return self.refuse_request(id, now);
                 }
                 Ok(summary) => summary,
-                Err(malformed) => return self.refuse_request(id, malformed, now),
+                Err(_) => return self.refuse_request(id, now),
             }
         };
         let key = self.streams.insert(
@@ -128,29 +132,11 @@ impl Connection {
     }
 
     /// A malformed request (RFC 9113 §8.1.1): the owner never hears of it.
-    fn refuse_request(
-        &mut self,
-        id: StreamId,
-        malformed: Malformed,
-        now: Time,
-    ) -> Result<Option<Event>, Fatal> {
+    fn refuse_request(&mut self, id: StreamId, now: Time) -> Result<Option<Event>, Fatal> {
         self.streams.remember_closed(id, State::ResetByUs);
-        self.spend_malformed(malformed, now)?;
-        self.spend(Limit::StreamErrors, 1, now)?;
+        self.spend_stream_error(now)?;
         self.owe(Control::Reset(id, ErrorCode::PROTOCOL_ERROR), now);
         Ok(None)
-    }
-
-    /// Fields without a name have a limit of their own.
-    pub(super) fn spend_malformed(
-        &mut self,
-        malformed: Malformed,
-        now: Time,
-    ) -> Result<Option<Event>, Fatal> {
-        match malformed {
-            Malformed::Field(FieldFault::EmptyName) => self.spend(Limit::ZeroLengthNames, 1, now),
-            _ => Ok(None),
-        }
     }
 
     /// HEADERS of a stream that lives: a response, or trailers.
@@ -182,19 +168,20 @@ impl Connection {
                 } else {
                     match message::validate(&headers, Message::Response) {
                         Ok(summary) => summary,
-                        Err(malformed) => return self.malformed_fields(key, malformed, now),
+                        Err(malformed) => {
+                            return self.malformed(key, Cause::Malformed(malformed), end_stream, now);
+                        }
                     }
                 };
                 if summary.is_informational() {
-                    if end_stream {
-                        return self.malformed(key, "an informational response with END_STREAM", now);
-                    }
-                    if summary.status == 101 {
-                        return self.malformed(key, "status 101, which HTTP/2 does not have", now);
-                    }
-                    let cost = 1 + u32::try_from(headers.size() / 4096).unwrap_or(u32::MAX);
-                    self.spend(Limit::Informational, cost, now)?;
-                    return Ok(self.informational(key, headers));
+                    let wrong = if end_stream {
+                        "an informational response with END_STREAM"
+                    } else if summary.status == 101 {
+                        "status 101, which HTTP/2 does not have"
+                    } else {
+                        return self.recv_informational(key, headers, now);
+                    };
+                    return self.malformed(key, Cause::Local(wrong), end_stream, now);
                 }
                 stream.answered = true;
                 stream.expect = Expect::Body;
@@ -206,19 +193,21 @@ impl Connection {
             }
             Expect::Body | Expect::Nothing => {
                 if !end_stream {
-                    return self.malformed(key, "trailers without END_STREAM", now);
+                    let cause = Cause::Local("trailers without END_STREAM");
+                    return self.malformed(key, cause, end_stream, now);
                 }
                 if !headers.oversized()
                     && let Err(malformed) = message::validate(&headers, Message::Trailers)
                 {
-                    return self.malformed_fields(key, malformed, now);
+                    return self.malformed(key, Cause::Malformed(malformed), end_stream, now);
                 }
                 stream.expect = Expect::Nothing;
                 HeadersKind::Trailers
             }
         };
         if end_stream && stream.content_left.is_some_and(|left| left > 0) {
-            return self.malformed(key, "DATA and content-length differ", now);
+            let cause = Cause::Local("DATA and content-length differ");
+            return self.malformed(key, cause, end_stream, now);
         }
         let (tag, reset) = (stream.tag, stream.reset.is_some());
         if end_stream {
@@ -236,15 +225,34 @@ impl Connection {
         }))
     }
 
-    fn informational(&self, key: StreamKey, headers: Rc<HeaderList>) -> Option<Event> {
-        let stream = self.streams.get(key)?;
-        stream.reset.is_none().then(|| Event::Headers {
+    /// An informational response. No window bounds their number, so one stream may have only so many; the connection, which
+    /// other calls share, does not pay for it.
+    fn recv_informational(
+        &mut self,
+        key: StreamKey,
+        headers: Rc<HeaderList>,
+        now: Time,
+    ) -> Result<Option<Event>, Fatal> {
+        let Some(stream) = self.streams.get_mut(key) else {
+            return Ok(None);
+        };
+        let cost = 1 + u32::try_from(headers.size() / 4096).unwrap_or(u32::MAX);
+        stream.informed = stream.informed.saturating_add(cost);
+        let rule = self.config.limits.rule(Limit::Informational);
+        let age = u32::try_from(now.since(stream.opened).as_secs()).unwrap_or(u32::MAX);
+        let most = rule.burst.saturating_add(age.saturating_mul(rule.per_second));
+        if stream.informed > most {
+            self.note_limit(Limit::Informational);
+            let cause = Cause::Local("too many informational responses");
+            return self.stream_error(key, ErrorCode::ENHANCE_YOUR_CALM, cause, now);
+        }
+        Ok(stream.reset.is_none().then(|| Event::Headers {
             stream: key,
             tag: stream.tag,
             headers,
             end_stream: false,
             kind: HeadersKind::Informational,
-        })
+        }))
     }
 
     /// The peer has ended its side of the stream.

@@ -50,12 +50,6 @@ impl Fatal {
     }
 }
 
-impl From<Limit> for Fatal {
-    fn from(limit: Limit) -> Self {
-        Self::limit(limit)
-    }
-}
-
 /// What is known of the bytes that have been read but not acted upon.
 #[derive(Debug, Default)]
 pub(super) struct Inbound {
@@ -112,10 +106,10 @@ impl Inbound {
     /// We read nothing for this long: what was begun has as much more time.
     pub(super) fn postpone(&mut self, paused: std::time::Duration) {
         if let Some(block) = &mut self.block {
-            block.since = block.since + paused;
+            block.since += paused;
         }
         if let Some(since) = &mut self.unfinished {
-            *since = *since + paused;
+            *since += paused;
         }
     }
 
@@ -182,7 +176,8 @@ impl Connection {
                 if end_headers {
                     self.recv_block(stream, end_stream, &fragment, now, fields)?
                 } else {
-                    let bytes = BytesMut::from(fragment);
+                    // Copied: it may wait, and would keep the whole buffer that it was read into.
+                    let bytes = BytesMut::from(&fragment[..]);
                     self.inbound.block = Some(Block {
                         stream,
                         end_stream,
@@ -233,7 +228,11 @@ impl Connection {
     }
 
     pub(super) fn spend(&mut self, limit: Limit, cost: u32, now: Time) -> Result<Option<Event>, Fatal> {
-        self.account.spend(&self.config.limits, limit, cost, now)?;
+        match self.account.spend(&self.config.limits, limit, cost, now) {
+            None => {}
+            Some(_) if limit.ends() => return Err(Fatal::limit(limit)),
+            Some(excess) => self.pause_for(limit, excess, now),
+        }
         Ok(None)
     }
 }

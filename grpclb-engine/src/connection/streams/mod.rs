@@ -50,6 +50,8 @@ pub(super) struct Stream {
     pub(super) answered: bool,
     /// Our `END_STREAM` had left when we reset it: the peer's makes the `RST_STREAM` needless that still waits.
     pub(super) ended: bool,
+    /// What its informational responses have cost.
+    pub(super) informed: u32,
     /// Content-length less what came.
     pub(super) content_left: Option<u64>,
     pub(super) queue: VecDeque<Item>,
@@ -106,6 +108,7 @@ impl Stream {
             end_queued: false,
             answered: false,
             ended: false,
+            informed: 0,
             content_left: None,
             queue: VecDeque::new(),
             send: SendWindow::new(0),

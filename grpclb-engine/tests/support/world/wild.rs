@@ -3,7 +3,7 @@
 use bytes::BytesMut;
 use grpclb_engine::connection::Role;
 use grpclb_engine::frame::{ErrorCode, Frame, PREFACE, Reader};
-use grpclb_engine::splitter::{ConnId, UpstreamId};
+use grpclb_engine::splitter::{ConnId, Ended, UpstreamId};
 
 use super::{SERVICE, World};
 use crate::support::{flags, kinds, raw};
@@ -111,8 +111,16 @@ impl World {
     }
 
     /// The peer reads again: writes what there is for it.
-    pub fn flush_client(&mut self, wild: usize) {
+    pub fn flush_wild_peer(&mut self, wild: usize) {
         self.flush_wild(self.wilds[wild].id);
+    }
+
+    /// The peer's socket breaks.
+    pub fn leave(&mut self, wild: usize) {
+        self.wilds[wild].over = true;
+        self.splitter
+            .handle_closed(self.now, self.wilds[wild].id, Ended::Error);
+        self.run();
     }
 
     pub(super) fn accept_wild(&mut self, id: UpstreamId) {
