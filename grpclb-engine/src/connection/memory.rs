@@ -11,6 +11,11 @@ impl Connection {
         self.inbound.memory() + self.control.len() * size_of::<Control>() + self.streams.queued_headers
     }
 
+    /// Bytes of a field block whose CONTINUATIONs are missing.
+    pub fn unfinished_block(&self) -> usize {
+        self.inbound.memory()
+    }
+
     /// Bytes of the HPACK tables, roughly.
     pub fn tables(&self) -> usize {
         self.decoder.memory() + self.encoder.memory()

@@ -29,6 +29,7 @@ impl Splitter {
         }
         self.relay_keepalive(now, id);
         self.charge_connection(id.into());
+        self.hold_unfinished(now, id.into());
         self.touch_if_wanted(id.into());
         self.arm(id.into());
     }

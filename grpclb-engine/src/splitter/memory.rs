@@ -35,6 +35,9 @@ const OWN_FROM: usize = 4 << 20;
 /// How often a connection without credit is looked at: other pods of the agent may have given memory back.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
+/// How long an unfinished field block is held before its connection is ended.
+const HOLD_PATIENCE: Duration = Duration::from_secs(30);
+
 /// The bound of a connection's output while memory is short.
 const SHORT_OUTPUT: usize = 16 << 10;
 
@@ -192,6 +195,30 @@ impl Splitter {
         }
     }
 
+    /// Reads no more of a connection that has begun a field block and not finished it, while memory is short: no window bounds
+    /// field blocks.
+    pub(super) fn hold_unfinished(&mut self, now: Time, id: ConnId) {
+        let pressure = self.memory.share.pressure();
+        if pressure < Pressure::Short {
+            return;
+        }
+        let least = if pressure == Pressure::Short {
+            LEAST_BLAMELESS
+        } else {
+            1
+        };
+        let Some(link) = self.link_mut(id) else { return };
+        if link.input_held.is_some() || link.conn.unfinished_block() < least {
+            return;
+        }
+        link.input_held = Some(now);
+        link.conn.hold_input(now, true);
+        link.note_paused();
+        if link.held.is_none() {
+            self.hold_credit(now, id);
+        }
+    }
+
     /// Discharges DATA that has left, or is not wanted any more.
     pub(super) fn uncharge(&mut self, id: ConnId, bytes: u64) {
         if let Some(link) = self.link_mut(id) {
@@ -226,22 +253,46 @@ impl Splitter {
 
     /// Gives credit back where there is memory again, now that time has passed.
     pub(super) fn look_at_held(&mut self, now: Time, id: ConnId) {
-        if let Some(link) = self.link_mut(id)
-            && let Some(look) = &mut link.held
-            && *look <= now
-        {
-            *look = now + LOOK_EVERY;
-            self.memory.share.measure();
-            self.discharge(0);
+        let Some(link) = self.link_mut(id) else { return };
+        let Some(look) = link.held.as_mut().filter(|look| **look <= now) else {
+            return;
+        };
+        *look = now + LOOK_EVERY;
+        let input_held = link.input_held;
+        let short = self.memory.share.measure() >= Pressure::Short;
+        match input_held {
+            Some(_) if !short => self.release_input(now, id),
+            Some(since) if now.since(since) >= HOLD_PATIENCE => {
+                // Nobody was helped by leaving the rest of the block unread.
+                if let Some(link) = self.link_mut(id) {
+                    link.conn.close(ErrorCode::ENHANCE_YOUR_CALM, "memory");
+                }
+                self.touch(id);
+            }
+            _ => self.discharge(0),
         }
     }
 
     fn give_credit(&mut self, id: ConnId) {
-        if let Some(link) = self.link_mut(id) {
+        let Some(link) = self.link_mut(id) else { return };
+        link.conn.hold_connection_credit(false);
+        if link.input_held.is_some() {
+            // Until it is looked at next.
+            self.memory.held.push(id);
+        } else {
             link.held = None;
-            link.conn.hold_connection_credit(false);
         }
         self.touch_if_wanted(id);
+    }
+
+    /// Reads the connection's input again.
+    fn release_input(&mut self, now: Time, id: ConnId) {
+        self.memory.held.retain(|&other| other != id);
+        let Some(link) = self.link_mut(id) else { return };
+        link.input_held = None;
+        link.conn.hold_input(now, false);
+        self.resume_input(id);
+        self.give_credit(id);
     }
 
     /// Charges what the connection itself holds by now: tables, field blocks, queued header lists, its output.

@@ -71,6 +71,7 @@ impl Splitter {
             self.retire(now, pool_key);
         }
         self.charge_connection(id.into());
+        self.hold_unfinished(now, id.into());
         self.touch_if_wanted(id.into());
         self.arm(id.into());
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use grpclb_engine::frame::ErrorCode;
 use grpclb_engine::splitter::{Budget, Config};
 
-use crate::support::{Behaviour, Outcome, World, millis};
+use crate::support::{Behaviour, Outcome, World, flags, greeting, kinds, millis, raw};
 
 const MIB: usize = 1 << 20;
 
@@ -243,4 +243,64 @@ fn pod_that_was_short_of_memory_is_served_again_when_its_calls_end() {
         let call = world.call(client, &vec![1; 60_000]);
         assert!(world.is_ok(call), "{:?}", world.outcome(call));
     }
+}
+
+#[test]
+fn field_blocks_that_are_never_finished_are_bounded_and_end() {
+    let budget = Arc::new(Budget::new(16 * MIB));
+    let mut neighbour = Neighbour::new(&budget);
+    let mut world = World::with(1, 7, Config::new("n1"), &budget);
+    let wilds: Vec<usize> = (0..100).map(|_| world.wild_client()).collect();
+    let fragment = vec![0x82; 16_384];
+    for &wild in &wilds {
+        world.say(wild, &greeting());
+        world.say(wild, &raw(kinds::HEADERS, 0, 1, &fragment));
+    }
+    for _ in 0..60 {
+        for &wild in &wilds {
+            world.say(wild, &raw(kinds::CONTINUATION, 0, 1, &fragment));
+        }
+        world.run();
+        assert_within_share(&world, 8 * MIB);
+    }
+    assert!(
+        world.wilds.iter().any(|wild| wild.unread() > 0),
+        "some are not read"
+    );
+    neighbour.calls_go_well();
+    world.advance(Duration::from_secs(45));
+    assert_eq!(world.splitter.buffered(), 0, "all of them have ended");
+    let client = world.client();
+    let call = world.call(client, b"x");
+    assert!(world.is_ok(call), "{:?}", world.outcome(call));
+}
+
+#[test]
+fn block_that_was_held_is_read_on_when_there_is_memory_again() {
+    let mut config = Config::new("n1");
+    config.pod_budget = MIB;
+    let mut world = World::with(1, 7, config, &Arc::default());
+    let wild = world.wild_client();
+    world.say(wild, &greeting());
+    world.splitter.charge_external(MIB);
+    let mut block = vec![0x82, 0x86, 0x84];
+    block.resize(300_000, 0x90);
+    let pieces: Vec<&[u8]> = block.chunks(16_000).collect();
+    for (n, piece) in pieces.iter().enumerate() {
+        let (kind, last) = (
+            if n == 0 {
+                kinds::HEADERS
+            } else {
+                kinds::CONTINUATION
+            },
+            n + 1 == pieces.len(),
+        );
+        world.say(wild, &raw(kind, u8::from(last) * flags::END_HEADERS, 1, piece));
+    }
+    world.run();
+    assert!(world.wilds[wild].unread() > 0, "the input is held");
+    world.splitter.discharge_external(MIB);
+    world.advance(Duration::from_secs(1));
+    assert_eq!(world.wilds[wild].unread(), 0);
+    assert_eq!(world.splitter.stats().calls, 1, "the request came");
 }
