@@ -29,6 +29,9 @@ impl Stream {
             Item::Headers(headers) => headers.memory(),
             Item::Data(_) | Item::Gathered(_) => 0,
         };
+        if self.queue.is_empty() {
+            return 0; // as mostly
+        }
         self.queue.iter().map(bytes).sum()
     }
 }

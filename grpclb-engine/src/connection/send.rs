@@ -292,10 +292,6 @@ impl Connection {
         let Some(Item::Headers(headers)) = stream.queue.pop_front() else {
             return;
         };
-        self.streams.queued_headers -= headers.memory();
-        let Some(stream) = self.streams.get_mut(key) else {
-            return;
-        };
         let end_stream = stream.end_queued && stream.queue.is_empty();
         let (id, first) = (stream.id, stream.state == State::Idle);
         let start = output.position();
@@ -317,6 +313,7 @@ impl Connection {
         } else if self.role == Role::Server && !is_informational(&headers) {
             stream.answered = true;
         }
+        self.streams.queued_headers -= headers.memory();
         fields.give_back_list(headers);
         if end_stream {
             self.sent_end(key);

@@ -242,10 +242,17 @@ impl Field {
 
     /// Bytes of memory that are there only for those who hold the field: its own and its name's where the interner, which is
     /// bounded, does not keep them.
+    #[inline]
     pub(super) fn unshared_memory(&self) -> usize {
         if self.interned.get() {
-            return 0;
+            0
+        } else {
+            self.measure_unshared()
         }
+    }
+
+    #[cold]
+    fn measure_unshared(&self) -> usize {
         let name = if self.name.interned.get() {
             0
         } else {

@@ -54,6 +54,7 @@ impl HeaderList {
         list
     }
 
+    #[inline]
     pub fn push(&mut self, field: Rc<Field>, indexing: Indexing) {
         self.size += field.size() as usize;
         self.unshared += field.unshared_memory();
@@ -116,6 +117,7 @@ impl HeaderList {
     }
 
     /// Once a field would take the list over `limit` bytes or [`MAX_FIELDS`], that one and all after it are left out.
+    #[inline]
     pub(super) fn push_within(&mut self, limit: u32, field: Rc<Field>, indexing: Indexing) {
         self.oversized |=
             self.size + field.size() as usize > limit as usize || self.fields.len() >= MAX_FIELDS;

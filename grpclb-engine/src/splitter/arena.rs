@@ -53,13 +53,31 @@ impl<T> Arena<T> {
             .get_mut(key.index as usize)
             .filter(|entry| entry.0 == key.generation)?;
         let value = entry.1.take()?;
-        self.free.push(key.index);
+        self.release(key.index);
+        Some(value)
+    }
+
+    fn release(&mut self, index: u32) {
+        self.free.push(index);
         if self.len() == 0 && self.entries.len() > KEPT {
             // What a burst took is given back. Generations go on, so old keys stay stale.
             self.entries = Vec::new();
             self.free = Vec::new();
         }
-        Some(value)
+    }
+
+    /// Drops the entry where it is, which is cheaper than to move a large one out; false: there is none.
+    pub(super) fn discard(&mut self, key: Key) -> bool {
+        let Some(entry) = self
+            .entries
+            .get_mut(key.index as usize)
+            .filter(|entry| entry.0 == key.generation && entry.1.is_some())
+        else {
+            return false;
+        };
+        entry.1 = None;
+        self.release(key.index);
+        true
     }
 
     pub(super) fn get(&self, key: Key) -> Option<&T> {

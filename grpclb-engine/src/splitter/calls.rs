@@ -112,16 +112,19 @@ impl Splitter {
         self.leave_backend(now, key, Some(code));
         self.leave_queue(key);
         self.discard_replay(key);
-        let Some(call) = self.calls.arena.remove(key) else {
+        let Some(call) = self.calls.get(key) else {
             debug_assert!(false, "a call ends once");
             return;
         };
         debug_assert!(call.member.is_none(), "a call that is over is nobody's load");
-        self.uncharge(call.client.into(), call.unsent());
-        self.discharge(call.pending as usize);
-        self.memory.discharge_fixed(memory::CALL);
-        if let Some(client) = self.clients.get_mut(call.client.0) {
-            client.link.conn.set_tag(call.stream, NO_CALL);
+        let (id, stream, unsent, pending) = (call.client, call.stream, call.unsent(), call.pending);
+        self.calls.arena.discard(key);
+        if unsent > 0 {
+            self.uncharge(id.into(), unsent);
+        }
+        self.discharge(memory::CALL + pending as usize);
+        if let Some(client) = self.clients.get_mut(id.0) {
+            client.link.conn.set_tag(stream, NO_CALL);
             debug_assert!(client.link.calls > 0, "a connection counts its calls");
             client.link.calls = client.link.calls.saturating_sub(1);
         }
@@ -135,7 +138,7 @@ impl Splitter {
         let (bytes, request) = call.kept.discard(&mut self.bodies);
         if let Some(request) = request {
             self.fields.give_back_list(request);
+            self.discharge(bytes);
         }
-        self.discharge(bytes);
     }
 }

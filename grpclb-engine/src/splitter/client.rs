@@ -98,8 +98,7 @@ impl Splitter {
             self.stats.count(Outcome::Refused);
             return self.fields.give_back_list(request);
         }
-        self.memory.charge(request.memory());
-        self.memory.charge_fixed(memory::CALL);
+        self.memory.charge(memory::CALL + request.memory());
         let oversized = request.oversized();
         let window = self.config.client.initial_window;
         let key = self
@@ -168,7 +167,9 @@ impl Splitter {
             upstream_link.link.conn.send_data(stream, chunk, end);
             self.touch(upstream.into());
         }
-        self.shed(now, key);
+        if self.memory.is_over() {
+            self.shed(now, key);
+        }
     }
 
     fn request_trailers(

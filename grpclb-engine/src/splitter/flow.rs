@@ -37,7 +37,9 @@ impl Splitter {
             return None;
         }
         if link.output.is_empty() {
-            self.charge_connection(id);
+            if link.charged.pending > 0 {
+                self.charge_connection(id);
+            }
             self.take_buffer_from(id);
             return None;
         }
@@ -63,6 +65,9 @@ impl Splitter {
             link.output.set_bound(self.memory.output_bound());
             link.conn
                 .transmit(now, &mut self.fields, &mut link.output, &mut sent);
+            if let Some((before, now)) = link.recharge() {
+                self.charge_difference(before, now);
+            }
         }
         self.resume_input(id);
         for what in sent.drain(..) {
@@ -72,7 +77,6 @@ impl Splitter {
             }
         }
         self.sent = sent;
-        self.charge_connection(id);
         let closed = self
             .link(id)
             .is_some_and(|link| link.conn.is_closed() && link.closing.is_none());

@@ -12,6 +12,7 @@ use super::actions::ConnId;
 use super::arena::Key;
 use super::budget::{Budget, Pressure, Share};
 use super::calls::Outcome;
+use super::link::Link;
 use crate::Time;
 use crate::connection::Output;
 use crate::frame::ErrorCode;
@@ -45,7 +46,7 @@ const SHORT_OUTPUT: usize = 16 << 10;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Charged {
     /// Field blocks, queued header lists, its output.
-    pending: usize,
+    pub(super) pending: usize,
     /// HPACK tables.
     tables: usize,
 }
@@ -78,6 +79,12 @@ impl Memory {
     /// New streams are refused.
     pub(super) fn refuses_streams(&mut self) -> bool {
         self.share.pressure() >= Pressure::Refuse && self.share.measure() >= Pressure::Refuse
+    }
+
+    /// The pod holds more than its share though it was slowed and refused.
+    #[inline]
+    pub(super) fn is_over(&self) -> bool {
+        self.share.pressure() == Pressure::Shed
     }
 
     /// New connections are not taken.
@@ -151,6 +158,19 @@ impl Memory {
     fn sheds(&mut self, bytes: u64, calls: usize) -> bool {
         self.share.measure() >= Pressure::Shed
             && bytes > (self.share.threshold() / (16 * calls.max(1))) as u64
+    }
+}
+
+impl Link {
+    /// Notes what the connection itself holds; what it held before, and holds now, where that differs.
+    #[inline]
+    pub(super) fn recharge(&mut self) -> Option<(Charged, Charged)> {
+        let pending = self.conn.pending() + self.output.len();
+        let now = Charged {
+            pending: if pending < SMALL { 0 } else { pending },
+            tables: self.conn.tables(),
+        };
+        (now != self.charged).then(|| (std::mem::replace(&mut self.charged, now), now))
     }
 }
 
@@ -231,9 +251,17 @@ impl Splitter {
     }
 
     /// Discharges bytes of calls, of whichever connection.
+    #[inline]
     pub(super) fn discharge(&mut self, bytes: usize) {
         self.memory.share.discharge(bytes);
-        if !self.memory.held.is_empty() && !self.memory.is_short() {
+        if !self.memory.held.is_empty() {
+            self.give_credits();
+        }
+    }
+
+    /// Gives all credit back once memory is not short any more.
+    fn give_credits(&mut self) {
+        if !self.memory.is_short() {
             for id in std::mem::take(&mut self.memory.held) {
                 self.give_credit(id);
             }
@@ -297,28 +325,24 @@ impl Splitter {
 
     /// Charges what the connection itself holds by now: tables, field blocks, queued header lists, its output.
     pub(super) fn charge_connection(&mut self, id: ConnId) {
-        let Some(link) = self.link_mut(id) else { return };
-        let pending = link.conn.pending() + link.output.len();
-        let now = Charged {
-            pending: if pending < SMALL { 0 } else { pending },
-            tables: link.conn.tables(),
-        };
-        if now != link.charged {
-            let before = std::mem::replace(&mut link.charged, now);
-            self.memory.share.charge(now.pending);
-            self.memory.share.charge_fixed(now.tables);
-            self.memory.share.discharge_fixed(before.tables);
-            self.discharge(before.pending);
+        if let Some(link) = self.link_mut(id)
+            && let Some((before, now)) = link.recharge()
+        {
+            self.charge_difference(before, now);
         }
     }
 
-    /// Ends the call if the pod holds too much and the call is among those that hold the most; whether it did.
-    #[inline]
-    pub(super) fn shed(&mut self, now: Time, key: Key) -> bool {
-        self.memory.share.pressure() == Pressure::Shed && self.shed_if_large(now, key)
+    /// Charges what a connection holds now, and discharges what it held before.
+    pub(super) fn charge_difference(&mut self, before: Charged, now: Charged) {
+        self.memory.share.charge(now.pending);
+        self.memory.share.charge_fixed(now.tables);
+        self.memory.share.discharge_fixed(before.tables);
+        self.discharge(before.pending);
     }
 
-    fn shed_if_large(&mut self, now: Time, key: Key) -> bool {
+    /// Ends the call if it is among those that hold the most; whether it did. For a pod that is [`Memory::is_over`].
+    #[cold]
+    pub(super) fn shed(&mut self, now: Time, key: Key) -> bool {
         let Some(call) = self.calls.get(key) else {
             return false;
         };

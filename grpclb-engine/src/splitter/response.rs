@@ -87,7 +87,7 @@ impl Splitter {
         }
         self.touch(client.into());
         self.charge(now, id.into(), len);
-        if self.shed(now, key) {
+        if self.memory.is_over() && self.shed(now, key) {
             return;
         }
         if !ended {

@@ -55,6 +55,8 @@ impl Splitter {
             };
             self.upstream_event(now, id, event);
         }
+        self.charge_connection(id.into());
+        self.hold_unfinished(now, id.into());
         self.after_upstream(now, id);
     }
 
@@ -70,8 +72,6 @@ impl Splitter {
         if self.pools.get(pool_key).is_some_and(|pool| pool.retired) {
             self.retire(now, pool_key);
         }
-        self.charge_connection(id.into());
-        self.hold_unfinished(now, id.into());
         self.touch_if_wanted(id.into());
         self.arm(id.into());
     }

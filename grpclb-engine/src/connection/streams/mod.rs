@@ -288,7 +288,9 @@ impl Streams {
         let Some(stream) = self.get_mut(key) else { return };
         let dropped = stream.queued_headers();
         stream.generation = 0;
-        stream.queue.clear();
+        if !stream.queue.is_empty() {
+            stream.queue.clear();
+        }
         if stream.queue.capacity() > 16 {
             stream.queue = VecDeque::new();
         }
