@@ -43,6 +43,7 @@ impl Connection {
                 }
                 _ => {}
             }
+            let at = output.position();
             output.write(|out| match control {
                 Control::Preface => {
                     let server = self.role == Role::Server;
@@ -56,7 +57,7 @@ impl Connection {
                     frame::write_settings(out, &[(SettingId::INITIAL_WINDOW_SIZE, size)]);
                 }
                 Control::Ping(payload) => {
-                    self.pings.sent(payload, now, self.received);
+                    self.pings.sent(payload, now, self.received, at);
                     frame::write_ping(out, false, payload);
                 }
                 Control::PingAck(payload) => frame::write_ping(out, true, payload),

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use super::{Connection, Output};
 use crate::Time;
 
 /// What a PING of ours is for.
@@ -22,6 +23,8 @@ pub(super) struct Pings {
     waiting: [Option<Waiting>; 3],
     /// Distinguishes our PINGs from each other.
     serial: u32,
+    /// Position in the output of the first PING since [`Connection::take_pinged`] last returned true.
+    first_at: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -57,8 +60,9 @@ impl Pings {
         Some([a, b, c, kind as u8, s0, s1, s2, s3])
     }
 
-    /// A PING with this payload left.
-    pub(super) fn sent(&mut self, payload: [u8; 8], now: Time, received: u64) {
+    /// A PING with this payload was written at position `at` of the output.
+    pub(super) fn sent(&mut self, payload: [u8; 8], now: Time, received: u64, at: u64) {
+        self.first_at.get_or_insert(at);
         if let Some(waiting) = self.find(payload) {
             waiting.sent = Some(now);
             waiting.received = received;
@@ -118,5 +122,13 @@ impl Pings {
 impl Waiting {
     pub(super) fn round_trip(&self, now: Time) -> Duration {
         self.sent.map_or(Duration::ZERO, |sent| now.since(sent))
+    }
+}
+
+impl Connection {
+    /// Returns whether the socket took a byte of any PING of ours since this last returned true. `output` is this
+    /// connection's own. A peer that complains about PINGs without one has nothing to complain about.
+    pub fn take_pinged(&mut self, output: &Output) -> bool {
+        self.pings.first_at.take_if(|at| output.written() > *at).is_some()
     }
 }

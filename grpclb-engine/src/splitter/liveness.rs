@@ -10,8 +10,14 @@ use super::{NO_CALL, Splitter};
 use crate::Time;
 use crate::connection::PingKind;
 
-/// The first interval after a backend has complained about PINGs; then it doubles (gRFC A8).
+/// Assumed of a client that PINGs for the first time: gRPC's least keepalive time (gRFC A8).
 const LEAST_PING_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The interval after a backend has complained about PINGs for the first time; each further complaint doubles it (gRFC A8).
+const FIRST_SLOW_INTERVAL: Duration = Duration::from_secs(20);
+
+/// The longest interval that complaints lead to: the keepalive time of Linux's TCP, and of gRPC's servers.
+const LONGEST_PING_INTERVAL: Duration = Duration::from_hours(2);
 
 // ---- Timers ----
 impl Splitter {
@@ -210,11 +216,12 @@ impl Splitter {
             let least = self
                 .pools
                 .get(upstream.pool)
-                .map_or(interval, |pool| pool.ping_interval.max(interval));
+                .and_then(|pool| self.groups.get(pool.group))
+                .map_or(interval, |group| group.ping_interval.max(interval));
             // A tenth less is the clock's jitter.
             let due = upstream
                 .last_keepalive
-                .is_none_or(|last| now.since(last) * 10 >= least * 9);
+                .is_none_or(|last| now.since(last) >= least.saturating_sub(least / 10));
             if due
                 && upstream
                     .link
@@ -229,10 +236,23 @@ impl Splitter {
         }
     }
 
-    /// The backend said `too_many_pings`.
-    pub(super) fn slow_pings(&mut self, pool: Key) {
-        if let Some(pool) = self.pools.get_mut(pool) {
-            pool.ping_interval = (pool.ping_interval * 2).max(LEAST_PING_INTERVAL * 2);
+    /// The backend said `too_many_pings`: all connections of its Service get half as many (gRFC A8). It counts only if a
+    /// PING of ours has left on that connection since the last one that counted: nobody slows others by repeating it.
+    pub(super) fn slow_pings(&mut self, id: UpstreamId) {
+        let Some(upstream) = self.upstreams.get_mut(id.0) else {
+            return;
+        };
+        let link = &mut upstream.link;
+        if !link.conn.take_pinged(&link.output) {
+            return;
+        }
+        if let Some(pool) = self.pools.get(upstream.pool)
+            && let Some(group) = self.groups.get_mut(pool.group)
+        {
+            group.ping_interval = group
+                .ping_interval
+                .saturating_mul(2)
+                .clamp(FIRST_SLOW_INTERVAL, LONGEST_PING_INTERVAL);
         }
     }
 }

@@ -72,6 +72,7 @@ mod upstream;
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::BytesMut;
 
@@ -181,6 +182,7 @@ impl Splitter {
                 clients: 0,
                 last_error: String::from("none"),
                 recent: recent::Recent::default(),
+                ping_interval: Duration::ZERO,
             });
             self.by_service.insert(key, group);
         }

@@ -30,6 +30,8 @@ pub(super) struct Group {
     pub(super) last_error: String,
     /// Who got the last calls.
     pub(super) recent: Recent<MemberKey>,
+    /// Least time between two keepalive PINGs on one connection, after a backend has complained about PINGs (gRFC A8).
+    pub(super) ping_interval: Duration,
 }
 
 /// The pools that one owner's calls may use: the pod's, or one client connection's.
@@ -58,8 +60,6 @@ pub(super) struct Pool {
     pub(super) retired: bool,
     /// A further connection failed while another was up: the next one is not tried before.
     pub(super) next_dial: Option<Time>,
-    /// The backend complained about PINGs: the least time between two.
-    pub(super) ping_interval: Duration,
 }
 
 impl PoolSet {
@@ -235,7 +235,6 @@ impl Splitter {
             waiting: VecDeque::new(),
             retired: false,
             next_dial: None,
-            ping_interval: Duration::ZERO,
         });
         self.set_mut(group, owner)?.set(member, pool);
         Some(pool)

@@ -174,11 +174,8 @@ impl Splitter {
     /// GOAWAY: calls go elsewhere from now on; those that it took go on. The connection ends when they have.
     fn upstream_goes(&mut self, id: UpstreamId, code: ErrorCode, debug: &[u8]) {
         self.stats.goaways += 1;
-        let Some(upstream) = self.upstreams.get(id.0) else {
-            return;
-        };
         if code == ErrorCode::ENHANCE_YOUR_CALM && debug.starts_with(b"too_many_pings") {
-            self.slow_pings(upstream.pool);
+            self.slow_pings(id);
         }
     }
 

@@ -11,6 +11,7 @@ mod faults;
 mod hostile;
 mod memory;
 mod pausing;
+mod pings;
 mod replay;
 mod upkeep;
 mod waiting;
