@@ -81,6 +81,8 @@ impl<T> Arena<T> {
     }
 
     pub(super) fn get(&self, key: Key) -> Option<&T> {
+        #[cfg(test)]
+        lookups::count();
         self.entries
             .get(key.index as usize)
             .filter(|entry| entry.0 == key.generation)?
@@ -89,6 +91,8 @@ impl<T> Arena<T> {
     }
 
     pub(super) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
+        #[cfg(test)]
+        lookups::count();
         self.entries
             .get_mut(key.index as usize)
             .filter(|entry| entry.0 == key.generation)?
@@ -98,6 +102,8 @@ impl<T> Arena<T> {
 
     /// The key of the entry that is at `index` now.
     pub(super) fn key_at(&self, index: u32) -> Option<Key> {
+        #[cfg(test)]
+        lookups::count();
         let (generation, value) = self.entries.get(index as usize)?;
         value.as_ref().map(|_| Key {
             index,
@@ -128,6 +134,27 @@ impl<T> Arena<T> {
 
     pub(super) fn keys(&self) -> Vec<Key> {
         self.iter().map(|(key, _)| key).collect()
+    }
+}
+
+/// Counts look-ups of this thread, for tests of how much work something is.
+#[cfg(test)]
+pub(super) mod lookups {
+    use std::cell::Cell;
+
+    thread_local! {
+        static LOOKUPS: Cell<u64> = const { Cell::new(0) };
+    }
+
+    pub(super) fn count() {
+        LOOKUPS.set(LOOKUPS.get() + 1);
+    }
+
+    /// Returns the number of look-ups that `work` does.
+    pub(in crate::splitter) fn of(work: impl FnOnce()) -> u64 {
+        let before = LOOKUPS.get();
+        work();
+        LOOKUPS.get() - before
     }
 }
 

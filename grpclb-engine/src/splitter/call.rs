@@ -23,6 +23,8 @@ pub(super) struct Call {
     pub(super) stream: StreamKey,
     pub(super) group: Key,
     pub(super) place: Place,
+    /// Where its client counts it among the [`super::carriers::Carriers`], while it is sent.
+    pub(super) carrier: u32,
     /// Whose load it counts to.
     pub(super) member: Option<MemberKey>,
     /// The request's `content-type`: local replies speak the client's protocol.
@@ -150,6 +152,7 @@ impl Call {
             stream,
             group,
             place: Place::Nowhere,
+            carrier: 0,
             member: None,
             content_type: request.find(FieldKind::ContentType).cloned(),
             head: request

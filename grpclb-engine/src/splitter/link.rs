@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::actions::{ClientId, ConnId, UpstreamId};
 use super::memory::Charged;
+use super::carriers::Carriers;
 use super::pool::PoolSet;
 use crate::Time;
 use crate::connection::{Config, Connection, Output, Role};
@@ -73,6 +74,8 @@ pub(super) struct Client {
     pub(super) pools: Option<PoolSet>,
     /// PINGs of its that were looked at.
     pub(super) pings: u64,
+    /// Connections to backends that carry its calls.
+    pub(super) carriers: Carriers,
     /// DATA left to it since its last PING: the next one may be to measure bandwidth.
     pub(super) data_since_ping: bool,
     /// Its last PING that was for keepalive.
@@ -102,6 +105,8 @@ pub(super) struct Upstream {
     /// When so many DATA bytes have been received, the round trip is measured again.
     pub(super) measure_at: u64,
     pub(super) last_keepalive: Option<Time>,
+    /// Its slot in the [`Carriers`] of the client that used it last.
+    pub(super) carrier_hint: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -43,6 +43,7 @@
 //! | `memory`, `budget` | what the pod holds, its share of the agent's budget, and what is done when that is used up |
 //! | `answer`, `reply` | calls that we answer ourselves |
 //! | `liveness` | PINGs for clients that ask whether the other end is alive; deadlines |
+//! | `carriers` | which connections carry a client's calls: whom its PINGs ask |
 
 mod actions;
 mod answer;
@@ -50,6 +51,7 @@ mod arena;
 mod budget;
 mod call;
 mod calls;
+mod carriers;
 mod client;
 mod config;
 mod describe;
@@ -259,6 +261,7 @@ impl Splitter {
             group: group_key,
             pools: group.service.per_connection.then(PoolSet::default),
             pings: 0,
+            carriers: carriers::Carriers::default(),
             data_since_ping: false,
             last_keepalive: None,
         }));

@@ -293,6 +293,7 @@ impl Splitter {
             round_trip: None,
             measure_at: super::flow::MEASURE_FROM,
             last_keepalive: None,
+            carrier_hint: 0,
         };
         let id = UpstreamId(self.upstreams.insert(upstream));
         self.memory.charge_fixed(memory::CONNECTION);
@@ -478,6 +479,9 @@ impl Splitter {
         group.recent.note(pool.member);
         call.member = Some(pool.member);
         upstream.link.calls += 1;
+        if let Some(client) = self.clients.get_mut(call.client.0) {
+            call.carrier = client.carriers.start(id, &mut upstream.carrier_hint);
+        }
         call.place = Place::Sent { upstream: id, stream };
         call.since = now;
         call.sent = 0;

@@ -160,6 +160,9 @@ impl Splitter {
             return;
         };
         call.place = Place::Nowhere;
+        if let Some(client) = self.clients.get_mut(call.client.0) {
+            client.carriers.finish(call.carrier);
+        }
         let Some(upstream) = self.upstreams.get_mut(id.0) else {
             return;
         };

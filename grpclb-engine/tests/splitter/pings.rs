@@ -115,7 +115,10 @@ fn complaints_are_heard_by_all_connections_of_the_service_and_slow_pings_to_two_
         }
         let wild = world.wild_backend();
         world.say(wild, &greeting());
-        world.run();
+        for _ in 0..4 {
+            world.open(client, b"x", true);
+        }
+        world.advance(Duration::from_secs(10));
         ping(&mut world, client);
         assert_eq!(answer_pings(&mut world, wild), 1, "the first on its connection");
         world.say(wild, &complaint());
@@ -151,4 +154,67 @@ fn a_complaint_counts_only_when_the_ping_was_written() {
         assert_eq!(answer_pings(&mut world, wild), 1, "not slowed");
     }
     world.advance(millis(1));
+}
+
+/// A POST with a content type, in literals and indices of the static table; call 12345.
+const REQUEST: &[u8] = b"\x83\x86\x84\x01\x01a\x0f\x10\x10application/grpc\x00\x04call\x0512345";
+
+#[test]
+fn twenty_five_thousand_pings_a_second_beside_ten_thousand_streams_are_answered_and_asked_for_once_a_second()
+{
+    let mut world = World::new(4);
+    for backend in &mut world.backends {
+        backend.behaviour = Behaviour::Silent;
+    }
+    let client = world.wild_client();
+    world.say(client, &greeting());
+    for n in 0..10_000 {
+        let request = raw(kinds::HEADERS, flags::END_HEADERS, 2 * n + 1, REQUEST);
+        world.say(client, &request);
+        if n % 100 == 0 {
+            world.run();
+        }
+    }
+    world.run();
+    world.wilds[client].heard.clear();
+    let (seconds, a_millisecond) = (3, 25);
+    for _ in 0..seconds * 1000 {
+        for n in 0..a_millisecond {
+            world.say(client, &raw(kinds::PING, 0, 0, &[n; 8]));
+        }
+        world.advance(millis(1));
+    }
+    let answers = world.wilds[client].heard.len();
+    assert_eq!(answers, seconds * 1000 * usize::from(a_millisecond));
+    assert!(!world.wilds[client].over);
+    let connections: usize = (0..4).map(|backend| world.connections(backend)).sum();
+    let relayed = world.splitter.stats().pings_relayed;
+    let most = (connections * (seconds + 1)) as u64;
+    assert!(
+        (connections as u64..=most).contains(&relayed),
+        "{relayed} PINGs on {connections} connections in {seconds} s"
+    );
+}
+
+#[test]
+fn a_ping_asks_the_backends_that_carry_the_clients_calls_and_no_others() {
+    let mut world = World::new(3);
+    for backend in &mut world.backends {
+        backend.behaviour = Behaviour::Silent;
+    }
+    let (asks, silent) = (world.client(), world.client());
+    for backend in 0..3 {
+        world.publish_only(&[backend]);
+        let client = if backend == 2 { silent } else { asks };
+        world.call(client, b"x");
+    }
+    world.publish();
+    let pings = |world: &mut World| [0, 1, 2].map(|n| world.server(n).connection.peer_pings());
+    ping(&mut world, asks);
+    assert_eq!(pings(&mut world), [1, 1, 0]);
+    // The call at the second backend is over.
+    world.cancel(1);
+    world.advance(Duration::from_secs(10));
+    ping(&mut world, asks);
+    assert_eq!(pings(&mut world), [2, 1, 0]);
 }
