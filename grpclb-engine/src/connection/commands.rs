@@ -78,8 +78,8 @@ impl Connection {
         self.streams.schedule(stream);
     }
 
-    /// Ends the stream at once; what is queued for it is dropped, and nothing more is told of it. With `NO_ERROR`
-    /// (RFC 9113 §8.1) what is queued leaves first, and [`super::Sent::end`] comes.
+    /// Ends the stream at once; what is queued for it is dropped, and nothing more is told of it. Server role: with
+    /// `NO_ERROR` (RFC 9113 §8.1) what is queued leaves first, and [`super::Sent::end`] comes.
     ///
     /// A stream whose HEADERS were not encoded yet leaves no trace. Client role: `RST_STREAM` leaves in another write than
     /// the stream's HEADERS, and paced ([`super::ResetPacing`]).
@@ -93,7 +93,7 @@ impl Connection {
         if !target.has_id() {
             self.streams.remove(stream, State::Idle);
             self.offer_capacity();
-        } else if code == ErrorCode::NO_ERROR && target.has_work() {
+        } else if code == ErrorCode::NO_ERROR && self.role == Role::Server && target.has_work() {
             target.reset = Some(code);
         } else {
             self.account.earn_reset();

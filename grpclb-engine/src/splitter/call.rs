@@ -52,6 +52,8 @@ pub(super) struct Call {
     pub(super) released: u64,
     /// Response: bytes from the backend that have not left to the client.
     pub(super) pending: u64,
+    /// The connection that goes on being charged for `pending` after the call has left it.
+    pub(super) pending_from: Option<UpstreamId>,
     pub(super) upload: Growth,
     pub(super) download: Growth,
 }
@@ -171,6 +173,7 @@ impl Call {
             sent: 0,
             released: 0,
             pending: 0,
+            pending_from: None,
             upload: Growth::new(window, now),
             download: Growth::new(window, now),
         }

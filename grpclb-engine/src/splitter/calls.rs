@@ -117,12 +117,18 @@ impl Splitter {
             return;
         };
         debug_assert!(call.member.is_none(), "a call that is over is nobody's load");
-        let (id, stream, unsent, pending) = (call.client, call.stream, call.unsent(), call.pending);
+        let (id, stream, unsent) = (call.client, call.stream, call.unsent());
+        let (from, pending) = (call.pending_from, call.pending);
         self.calls.arena.discard(key);
         if unsent > 0 {
             self.uncharge(id.into(), unsent);
         }
-        self.discharge(memory::CALL + pending as usize);
+        let mut held = memory::CALL;
+        match from {
+            Some(upstream) => self.uncharge(upstream.into(), pending),
+            None => held = held.saturating_add(pending as usize),
+        }
+        self.discharge(held);
         if let Some(client) = self.clients.get_mut(id.0) {
             client.link.conn.set_tag(stream, NO_CALL);
             debug_assert!(client.link.calls > 0, "a connection counts its calls");

@@ -65,7 +65,7 @@ impl Splitter {
             } => {
                 // What the client did wrong is not the backend's business: to it, the call is cancelled.
                 let code = if cause == Cause::Peer {
-                    code
+                    code_for_backend(code)
                 } else {
                     ErrorCode::CANCEL
                 };
@@ -263,5 +263,15 @@ impl Splitter {
             self.rearm_group(client.group);
             self.retire_if_removed(now, client.group);
         }
+    }
+}
+
+/// The code with which a client's reset reaches the backend. `NO_ERROR` is a server's (RFC 9113 §8.1): from a client it means
+/// that the response is not wanted. Codes that speak of the client's own connection, that only a server may send, or that
+/// nobody has registered say nothing to the backend but that the call is cancelled.
+const fn code_for_backend(code: ErrorCode) -> ErrorCode {
+    match code {
+        ErrorCode::INTERNAL_ERROR | ErrorCode::CONNECT_ERROR => code,
+        _ => ErrorCode::CANCEL,
     }
 }

@@ -124,7 +124,8 @@ impl Splitter {
                 }
                 self.uncharge(upstream_id.into(), passed_on);
             } else {
-                self.discharge(passed_on as usize);
+                let from = call.pending_from;
+                self.uncharge_response(from, passed_on);
             }
         }
         if what.end {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::Splitter;
-use super::actions::ConnId;
+use super::actions::{ConnId, UpstreamId};
 use super::arena::Key;
 use super::budget::{Budget, Pressure, Share};
 use super::calls::Outcome;
@@ -248,6 +248,14 @@ impl Splitter {
             }
         }
         self.discharge(bytes as usize);
+    }
+
+    /// So many bytes of a response less are here, whose call has left the connection that it came by.
+    pub(super) fn uncharge_response(&mut self, from: Option<UpstreamId>, bytes: u64) {
+        match from {
+            Some(upstream) => self.uncharge(upstream.into(), bytes),
+            None => self.discharge(bytes as usize),
+        }
     }
 
     /// Discharges bytes of calls, of whichever connection.

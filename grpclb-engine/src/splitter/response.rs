@@ -136,6 +136,7 @@ impl Splitter {
                 self.place(now, key);
             }
             Verdict::Refuse => self.reset_client(now, key, ErrorCode::REFUSED_STREAM, Outcome::Refused),
+            Verdict::Relay(ErrorCode::NO_ERROR) => self.relay_no_error(now, key),
             Verdict::Relay(code) => self.reset_client(now, key, code, Outcome::ResetByBackend),
             Verdict::Unavailable => self.answer_unavailable(now, key, &format!("{endpoint} {why}")),
             Verdict::Break => {
@@ -144,6 +145,17 @@ impl Splitter {
             }
             Verdict::Settle => self.settle(now, key),
         }
+    }
+
+    /// The backend reset the call with `NO_ERROR` before its response was complete. What came of it leaves first, as with the
+    /// backend itself (RFC 9113 §8.1); until then the call holds it.
+    fn relay_no_error(&mut self, now: Time, key: Key) {
+        self.conclude(key, Outcome::ResetByBackend);
+        if let Some(call) = self.calls.get_mut(key) {
+            // The client's side is reset whether it has ended its own or not.
+            call.request_ended = false;
+        }
+        self.settle(now, key);
     }
 
     /// Takes the call from its backend: `reset` tells the backend, `None` if it knows.
@@ -166,7 +178,9 @@ impl Splitter {
         let Some(upstream) = self.upstreams.get_mut(id.0) else {
             return;
         };
-        upstream.link.buffered = upstream.link.buffered.saturating_sub(call.pending);
+        // Bytes that the client has not read yet stay charged: else a backend that ends its streams early, beside a client
+        // that does not read, would get credit for ever more.
+        call.pending_from = (call.pending > 0).then_some(id);
         upstream.link.calls -= 1;
         upstream.last_used = now;
         if upstream.link.conn.tag(stream).is_some() {

@@ -13,5 +13,6 @@ mod memory;
 mod pausing;
 mod pings;
 mod replay;
+mod resets;
 mod upkeep;
 mod waiting;

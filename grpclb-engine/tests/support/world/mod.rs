@@ -45,6 +45,8 @@ pub enum Behaviour {
     Early,
     /// As [`Behaviour::Early`], then `RST_STREAM(NO_ERROR)`.
     EarlyReset,
+    /// As [`Behaviour::EarlyReset`], with so many bytes of content.
+    EarlyResetAfter(usize),
     /// As [`Behaviour::Echo`], but gives no stream credit back.
     NoCredit,
 }

@@ -107,11 +107,16 @@ impl World {
                             link.wire.to_splitter.push_back((self.now + self.delay, sent));
                             link.side.connection.reset(stream, code);
                         }
-                        Behaviour::Early | Behaviour::EarlyReset => {
+                        Behaviour::Early | Behaviour::EarlyReset | Behaviour::EarlyResetAfter(_) => {
                             link.side.respond(stream, false);
-                            link.side.data(stream, b"early", false);
+                            match behaviour {
+                                Behaviour::EarlyResetAfter(bytes) => {
+                                    link.side.data(stream, &vec![7; bytes], false);
+                                }
+                                _ => link.side.data(stream, b"early", false),
+                            }
                             link.side.trailers(stream);
-                            if behaviour == Behaviour::EarlyReset {
+                            if behaviour != Behaviour::Early {
                                 link.side.connection.reset(stream, ErrorCode::NO_ERROR);
                             }
                         }
