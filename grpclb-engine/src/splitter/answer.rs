@@ -1,10 +1,11 @@
 //! Calls that we answer ourselves, and how they then come to their end.
 
 use super::Splitter;
+use super::actions::ClientId;
 use super::arena::Key;
 use super::call::Response;
 use super::calls::Outcome;
-use super::reply::{self, Status};
+use super::reply::{self, Failure, Form, Status};
 use crate::Time;
 use crate::frame::ErrorCode;
 
@@ -33,8 +34,20 @@ impl Splitter {
         self.answer_oversized(now, key, "502", &why);
     }
 
+    /// The backend's header list is longer than the client takes (its `SETTINGS_MAX_HEADER_LIST_SIZE`, in bytes).
+    pub(super) fn answer_response_too_long_for_client(&mut self, now: Time, key: Key, limit: u32) {
+        let why = format!("the response's headers exceed {limit} bytes, the client's limit");
+        self.answer_oversized(now, key, "502", &why);
+    }
+
+    /// The request's headers or trailers are longer than the backend takes (its `SETTINGS_MAX_HEADER_LIST_SIZE`, in bytes).
+    pub(super) fn answer_request_too_long_for_backend(&mut self, now: Time, key: Key, limit: u32) {
+        let why = format!("the request's headers exceed {limit} bytes, the backend's limit");
+        self.answer_oversized(now, key, "431", &why);
+    }
+
     /// What can be said depends on how much of the response the client has.
-    fn answer_oversized(&mut self, now: Time, key: Key, http: &str, why: &str) {
+    fn answer_oversized(&mut self, now: Time, key: Key, http: &'static str, why: &str) {
         self.conclude(key, Outcome::Oversized);
         let Some(response) = self.calls.get(key).map(|call| call.response) else {
             return;
@@ -53,11 +66,13 @@ impl Splitter {
     /// reset does: a truncated body must not look whole.
     pub(super) fn break_response(&mut self, now: Time, key: Key, status: Status, why: &str) {
         let Some(call) = self.calls.get(key) else { return };
-        if !reply::is_grpc(call.content_type.as_deref()) {
-            return self.reset_client(now, key, ErrorCode::INTERNAL_ERROR, Outcome::Broken);
-        }
+        let limit = self.client_limit(call.client);
         let message = self.message(why);
-        let trailers = reply::trailers(&mut self.fields, status, &message);
+        let trailers = (Form::of(call.content_type.as_ref()) == Form::Grpc)
+            .then(|| reply::trailers(&mut self.fields, status, &message, limit));
+        let Some(trailers) = trailers.flatten() else {
+            return self.reset_client(now, key, ErrorCode::INTERNAL_ERROR, Outcome::Broken);
+        };
         if let Some(client) = self.clients.get_mut(call.client.0) {
             client.link.conn.send_headers(call.stream, trailers, true);
         }
@@ -101,29 +116,38 @@ impl Splitter {
         }
     }
 
-    fn answer(&mut self, now: Time, key: Key, status: Status, http: &str, why: &str) {
+    fn answer(&mut self, now: Time, key: Key, status: Status, http: &'static str, why: &str) {
         self.leave_queue(key);
         let message = self.message(why);
         let Some(call) = self.calls.get(key) else { return };
+        let failure = Failure {
+            status,
+            http,
+            message: &message,
+            content_type: call.content_type.as_ref(),
+            head: call.head,
+            limit: self.client_limit(call.client),
+        };
+        let Some(reply) = failure.reply(&mut self.fields) else {
+            // The client takes no response at all.
+            return self.reset_client(now, key, ErrorCode::INTERNAL_ERROR, Outcome::Broken);
+        };
         let Some(client) = self.clients.get_mut(call.client.0) else {
             return;
         };
         let conn = &mut client.link.conn;
-        if reply::is_grpc(call.content_type.as_deref()) {
-            conn.send_headers(
-                call.stream,
-                reply::trailers_only(&mut self.fields, status, &message),
-                true,
-            );
-        } else {
-            let (headers, content) = reply::plain(&mut self.fields, http, &message);
-            let head = call.head;
-            conn.send_headers(call.stream, headers, head);
-            if !head {
-                conn.send_data(call.stream, content, true);
-            }
+        conn.send_headers(call.stream, reply.headers, reply.content.is_none());
+        if let Some(content) = reply.content {
+            conn.send_data(call.stream, content, true);
         }
         self.settle(now, key);
+    }
+
+    /// The longest header list that the client takes, in bytes (RFC 9113 §6.5.2).
+    pub(super) fn client_limit(&self, client: ClientId) -> u32 {
+        self.clients.get(client.0).map_or(u32::MAX, |client| {
+            client.link.conn.peer_settings().max_header_list_size
+        })
     }
 
     /// So that people see who speaks.

@@ -41,7 +41,7 @@
 //! | `flow` | from queues to bytes; credit |
 //! | `growth` | how large windows become |
 //! | `memory`, `budget` | what the pod holds, its share of the agent's budget, and what is done when that is used up |
-//! | `answer`, `reply` | calls that we answer ourselves |
+//! | `answer`, `reply`, `grpc_web` | calls that we answer ourselves |
 //! | `liveness` | PINGs for clients that ask whether the other end is alive; deadlines |
 //! | `carriers` | which connections carry a client's calls: whom its PINGs ask |
 
@@ -57,6 +57,7 @@ mod config;
 mod describe;
 mod flow;
 mod growth;
+mod grpc_web;
 mod link;
 mod liveness;
 mod members;

@@ -455,6 +455,11 @@ impl Splitter {
             return;
         };
         let conn = &mut upstream.link.conn;
+        let limit = conn.peer_settings().max_header_list_size;
+        let longest = call.kept.trailers().map_or(0, |trailers| trailers.size());
+        if request.size().max(longest) > limit as usize {
+            return self.answer_request_too_long_for_backend(now, key, limit);
+        }
         let ends_with_body = call.request_ended && call.kept.trailers().is_none();
         let Ok(stream) = conn.open(
             now,

@@ -27,24 +27,30 @@ impl Splitter {
         if headers.oversized() {
             return self.answer_oversized_response(now, key);
         }
-        let Some(call) = self.calls.get_mut(key) else {
-            return;
-        };
+        let Some(call) = self.calls.get(key) else { return };
+        let limit = self.client_limit(call.client);
+        let too_long = headers.size() > limit as usize;
         match kind {
-            HeadersKind::Informational => call.response = Response::Informed,
-            HeadersKind::Response => {
-                call.response = Response::Headers;
-                if let (Some(member), Some(group)) = (call.member, self.groups.get_mut(call.group)) {
-                    group.picker.succeed(member, now, now.since(call.since));
+            HeadersKind::Informational => {
+                if let Some(call) = self.calls.get_mut(key) {
+                    call.response = Response::Informed;
                 }
-                if let Place::Sent { upstream, .. } = call.place
-                    && let Some(upstream) = self.upstreams.get_mut(upstream.0)
-                {
-                    upstream.served = true;
+                if too_long {
+                    // The client can do without.
+                    return;
+                }
+            }
+            HeadersKind::Response => {
+                self.note_answer(now, key);
+                if !too_long && let Some(call) = self.calls.get_mut(key) {
+                    call.response = Response::Headers;
                 }
                 self.discard_replay(key);
             }
             HeadersKind::Trailers | HeadersKind::Request => {}
+        }
+        if too_long {
+            return self.answer_response_too_long_for_client(now, key, limit);
         }
         let Some(call) = self.calls.get(key) else { return };
         let (client, large) = (call.client, headers.memory() >= memory::SMALL);
@@ -57,6 +63,19 @@ impl Splitter {
         self.touch(client.into());
         if ended {
             self.response_ended(now, key);
+        }
+    }
+
+    /// The backend has answered the call: it is well.
+    fn note_answer(&mut self, now: Time, key: Key) {
+        let Some(call) = self.calls.get(key) else { return };
+        if let (Some(member), Some(group)) = (call.member, self.groups.get_mut(call.group)) {
+            group.picker.succeed(member, now, now.since(call.since));
+        }
+        if let Place::Sent { upstream, .. } = call.place
+            && let Some(upstream) = self.upstreams.get_mut(upstream.0)
+        {
+            upstream.served = true;
         }
     }
 

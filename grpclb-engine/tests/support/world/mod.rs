@@ -121,6 +121,8 @@ pub struct Call {
     pub stream: StreamKey,
     pub body: Vec<u8>,
     pub status: Option<String>,
+    /// The response's content type.
+    pub content_type: String,
     pub outcome: Option<Outcome>,
 }
 
@@ -276,6 +278,7 @@ impl World {
             stream,
             body: Vec::new(),
             status: None,
+            content_type: String::new(),
             outcome: None,
         });
         number

@@ -25,6 +25,7 @@ impl World {
                     };
                     if kind == HeadersKind::Response {
                         call.status = Some(text(":status"));
+                        call.content_type = text("content-type");
                     }
                     if end_stream {
                         let http = call.status.clone().unwrap_or_default();
