@@ -8,7 +8,7 @@ use super::actions::{Action, ClientId, How};
 use super::arena::Key;
 use super::call::{Call, Place};
 use super::calls::Outcome;
-use super::link::CLOSE_PATIENCE;
+use super::link::{CLOSE_PATIENCE, DRAIN_PATIENCE};
 use super::{Splitter, memory};
 use crate::Time;
 use crate::connection::{Cause, CloseReason, Event, HeadersKind, StreamKey, Tag};
@@ -189,6 +189,14 @@ impl Splitter {
         let Some(call) = self.calls.get_mut(key) else {
             return;
         };
+        if let Place::Sent { upstream, .. } = call.place
+            && let Some(upstream) = self.upstreams.get(upstream.0)
+        {
+            let limit = upstream.link.conn.peer_settings().max_header_list_size;
+            if trailers.size() > limit as usize {
+                return self.answer_request_too_long_for_backend(now, key, limit);
+            }
+        }
         call.request_ended = true;
         if call.kept.is_whole() {
             self.memory.charge(trailers.memory());
@@ -209,7 +217,11 @@ impl Splitter {
         let Some(client) = self.clients.get_mut(id.0) else {
             return;
         };
-        client.link.closing = Some(now + CLOSE_PATIENCE);
+        let patience = match reason {
+            CloseReason::Drained => DRAIN_PATIENCE,
+            _ => CLOSE_PATIENCE,
+        };
+        client.link.closing = Some(now + patience);
         let calls: Vec<_> = client.link.conn.tags().collect();
         for (stream, tag) in calls {
             if let Some(key) = self.calls.of_client(id, stream, tag) {

@@ -15,6 +15,9 @@ use super::arena::Key;
 /// How long a socket may take to accept our last bytes before it is reset.
 pub(super) const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 
+/// The same for a client whose connection has ended in good order: the rest of its last responses is among these bytes.
+pub(super) const DRAIN_PATIENCE: Duration = Duration::from_secs(30);
+
 /// A connection with what belongs to its socket.
 #[derive(Debug)]
 pub(super) struct Link {

@@ -5,6 +5,7 @@ mod support;
 
 mod attacks;
 mod calls;
+mod draining;
 mod endpoints;
 mod errors;
 mod faults;
