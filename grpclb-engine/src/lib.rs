@@ -4,6 +4,9 @@
 //! or draws a random number of its own, so every protocol case is a plain, fast, repeatable test.
 
 #![forbid(unsafe_code)]
+// Peers and the API choose windows, sizes, weights and times: arithmetic on them saturates or is checked. `+` and its kin are
+// left to tests, to `Time`, which saturates, and to modules that say why.
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
 pub mod balance;
 pub mod connection;

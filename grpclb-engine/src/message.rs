@@ -114,7 +114,7 @@ fn parse_content_length(value: &[u8]) -> Option<u64> {
         return None;
     }
     value.iter().try_fold(0u64, |number, byte| match byte {
-        b'0'..=b'9' => number.checked_mul(10)?.checked_add(u64::from(byte - b'0')),
+        b'0'..=b'9' => number.checked_mul(10)?.checked_add(u64::from(byte & 0xf)),
         _ => None,
     })
 }
@@ -193,7 +193,10 @@ impl<'a> Pseudo<'a> {
         let status = self.status.ok_or(Malformed::MissingPseudo)?.value();
         match *status {
             [hundreds @ b'1'..=b'9', tens @ b'0'..=b'9', ones @ b'0'..=b'9'] => {
-                Ok(u16::from(hundreds - b'0') * 100 + u16::from(tens - b'0') * 10 + u16::from(ones - b'0'))
+                let digits = [hundreds, tens, ones].map(|digit| u16::from(digit & 0xf));
+                Ok(digits.into_iter().fold(0_u16, |number, digit| {
+                    number.saturating_mul(10).saturating_add(digit)
+                }))
             }
             _ => Err(Malformed::Status),
         }

@@ -17,7 +17,7 @@ impl Rng {
 
     /// A number in `0..bound` by multiply-shift (Lemire); its bias is below `bound / 2^64`. Zero for a bound of zero.
     pub fn below(&mut self, bound: u64) -> u64 {
-        ((u128::from(self.next_u64()) * u128::from(bound)) >> 64) as u64
+        (u128::from(self.next_u64()).wrapping_mul(u128::from(bound)) >> 64) as u64
     }
 }
 

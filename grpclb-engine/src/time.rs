@@ -41,7 +41,7 @@ impl Add<Duration> for Time {
 
 impl AddAssign<Duration> for Time {
     fn add_assign(&mut self, duration: Duration) {
-        *self = *self + duration;
+        *self = Add::add(*self, duration);
     }
 }
 

@@ -26,11 +26,14 @@ impl Backoff {
         let mut wait = FIRST.as_nanos() as u64;
         let longest = LONGEST.as_nanos() as u64;
         for _ in 0..self.failures.min(16) {
-            wait = (wait / 10 * 16).min(longest);
+            wait = (wait / 10).saturating_mul(16).min(longest);
         }
         self.failures = self.failures.saturating_add(1);
         // Between 80 % and 120 %: pods that lost the same backend at the same moment do not all come back at once.
-        let jittered = wait / 5 * 4 + rng.below(wait / 5 * 2 + 1);
+        let fifth = wait / 5;
+        let jittered = fifth
+            .saturating_mul(4)
+            .saturating_add(rng.below(fifth.saturating_mul(2).saturating_add(1)));
         let until = now + Duration::from_nanos(jittered);
         self.until = Some(until);
         until

@@ -22,7 +22,7 @@ pub struct Load {
 
 impl Load {
     pub fn start(&mut self) {
-        self.in_flight += 1;
+        self.in_flight = self.in_flight.saturating_add(1);
     }
 
     pub fn finish(&mut self) {

@@ -179,7 +179,7 @@ impl Picker {
             });
         }
         if let Some(member) = self.member_mut(choice.member) {
-            member.credit -= total;
+            member.credit = member.credit.saturating_sub(total);
         }
         Some(choice)
     }
@@ -188,7 +188,7 @@ impl Picker {
     pub fn start(&mut self, key: MemberKey) {
         if let Some(member) = self.member_mut(key) {
             member.load.start();
-            member.picks += 1;
+            member.picks = member.picks.saturating_add(1);
         }
     }
 
@@ -203,16 +203,16 @@ impl Picker {
     pub fn start_opaque(&mut self, key: MemberKey) {
         self.start(key);
         if let Some(member) = self.member_mut(key) {
-            member.opaque += 1;
+            member.opaque = member.opaque.saturating_add(1);
         }
     }
 
     /// An opaque connection is over.
     pub fn finish_opaque(&mut self, key: MemberKey) {
         if let Some(member) = self.member_mut(key)
-            && member.opaque > 0
+            && let Some(fewer) = member.opaque.checked_sub(1)
         {
-            member.opaque -= 1;
+            member.opaque = fewer;
             member.load.finish();
         }
     }
@@ -220,7 +220,7 @@ impl Picker {
     /// The endpoint lost or reset a call.
     pub fn note_error(&mut self, key: MemberKey) {
         if let Some(member) = self.member_mut(key) {
-            member.errors += 1;
+            member.errors = member.errors.saturating_add(1);
         }
     }
 
@@ -345,6 +345,10 @@ impl Picker {
     }
 
     /// Gives every usable member its due (smooth weighted round robin, as nginx has it) and returns the sum.
+    #[expect(
+        clippy::arithmetic_side_effects,
+        reason = "64 bits hold four rounds of 32-bit weights"
+    )]
     fn advance(&mut self, now: Time) -> i64 {
         if self.policy != Policy::RoundRobin {
             return 0;
@@ -386,11 +390,11 @@ impl Picker {
         if self.policy == Policy::RoundRobin {
             // Who has equal claims is drawn: in an order that is the same in every round, calls of two kinds that alternate
             // would each meet their own half of the endpoints for ever.
-            let (mut best, mut equals) = (None, 0);
+            let (mut best, mut equals) = (None, 0_u64);
             usable(None, &mut |key, member| {
                 equals = match best {
                     Some((_, credit)) if member.credit < credit => return false,
-                    Some((_, credit)) if member.credit == credit => equals + 1,
+                    Some((_, credit)) if member.credit == credit => equals.saturating_add(1),
                     _ => 1,
                 };
                 if rng.below(equals) == 0 {
@@ -402,9 +406,9 @@ impl Picker {
         }
 
         let mut draw = |except| {
-            let mut total = 0;
+            let mut total = 0_u64;
             usable(except, &mut |_, member| {
-                total += u64::from(member.weight());
+                total = total.saturating_add(u64::from(member.weight()));
                 false
             });
             if total == 0 {
@@ -429,7 +433,7 @@ impl Picker {
         let second_is_better = if self.policy == Policy::LeastRequest {
             b.load.pressure(b.weight()) < a.load.pressure(a.weight())
         } else {
-            let mean = f64::from(a.weight() + b.weight()) / 2.0;
+            let mean = f64::midpoint(f64::from(a.weight()), f64::from(b.weight()));
             let cost = |member: &Member| member.load.expected(now, f64::from(member.weight()) / mean);
             cost(b) < cost(a) * NOISE
         };

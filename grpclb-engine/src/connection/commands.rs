@@ -36,7 +36,7 @@ impl Connection {
         let head = headers
             .find(FieldKind::Method)
             .is_some_and(|method| method.value() == b"HEAD");
-        self.streams.queued_headers += headers.memory();
+        self.streams.queued_headers = self.streams.queued_headers.saturating_add(headers.memory());
         if let Some(stream) = self.streams.get_mut(key) {
             stream.bodiless = head;
             stream.queue.push_back(Item::Headers(headers));
@@ -61,7 +61,7 @@ impl Connection {
         let bytes = headers.memory();
         target.queue.push_back(Item::Headers(headers));
         target.end_queued = end_stream;
-        self.streams.queued_headers += bytes;
+        self.streams.queued_headers = self.streams.queued_headers.saturating_add(bytes);
         self.streams.schedule(stream);
     }
 
@@ -213,5 +213,5 @@ impl Connection {
 
 /// How many streams a client can still open after `last`.
 fn ids_left(last: StreamId) -> usize {
-    ((StreamId::MAX.get() - last.get()).div_ceil(2)) as usize
+    StreamId::MAX.get().saturating_sub(last.get()).div_ceil(2) as usize
 }

@@ -306,7 +306,7 @@ impl Account {
             spent.settle(rule, self.earned, now);
         }
         let excess = spent.cost.saturating_sub(rule.burst);
-        (excess > 0).then(|| Duration::from_secs(excess.into()) / rule.per_second.max(1))
+        (excess > 0).then(|| time_for(excess, rule.per_second))
     }
 }
 
@@ -331,9 +331,16 @@ impl Spent {
         self.since = if self.cost == 0 {
             now
         } else {
-            self.since + Duration::from_secs(forgiven.into()) / pace
+            self.since + time_for(forgiven, pace)
         };
     }
+}
+
+/// The time in which so many are forgiven, at so many a second.
+fn time_for(count: u32, per_second: u32) -> Duration {
+    Duration::from_secs(count.into())
+        .checked_div(per_second)
+        .unwrap_or(Duration::from_secs(count.into()))
 }
 
 #[cfg(test)]

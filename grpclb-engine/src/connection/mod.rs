@@ -33,18 +33,38 @@
 mod commands;
 mod control;
 mod event;
+#[expect(
+    clippy::arithmetic_side_effects,
+    reason = "64 bits hold every sum of windows, which have 31"
+)]
 mod flow;
 mod goaway;
 mod limits;
+#[expect(
+    clippy::arithmetic_side_effects,
+    reason = "lengths and counts of what is in memory"
+)]
 mod memory;
+#[expect(
+    clippy::arithmetic_side_effects,
+    reason = "lengths and counts of what is in memory"
+)]
 mod output;
 mod pacing;
 mod pause;
 mod ping;
 mod preface;
 mod recv;
+#[expect(
+    clippy::arithmetic_side_effects,
+    reason = "lengths and counts of what is in memory"
+)]
 mod send;
 mod settings;
+#[expect(
+    clippy::arithmetic_side_effects,
+    reason = "lengths and counts of what is in memory"
+)]
 mod streams;
 
 use std::collections::VecDeque;

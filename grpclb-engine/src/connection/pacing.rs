@@ -71,8 +71,8 @@ impl Pacer {
         if !answered && self.unconfirmed >= self.rule.unconfirmed {
             return Verdict::Later;
         }
-        self.tokens -= 1;
-        self.unconfirmed += u32::from(!answered);
+        self.tokens = self.tokens.saturating_sub(1);
+        self.unconfirmed = self.unconfirmed.saturating_add(u32::from(!answered));
         Verdict::Go
     }
 
@@ -102,7 +102,13 @@ impl Pacer {
 
     fn refill(&mut self, now: Time) {
         let refill = self.rule.refill.as_nanos().max(1);
-        let earned = u32::try_from(now.since(self.counted).as_nanos() / refill).unwrap_or(u32::MAX);
+        let earned = u32::try_from(
+            now.since(self.counted)
+                .as_nanos()
+                .checked_div(refill)
+                .unwrap_or(0),
+        )
+        .unwrap_or(u32::MAX);
         if earned > 0 {
             self.tokens = self.tokens.saturating_add(earned).min(self.rule.burst);
             self.counted = now;

@@ -32,7 +32,7 @@ impl Expect {
         *self = if complete {
             Self::Settings
         } else {
-            Self::Magic(at + here)
+            Self::Magic(at.saturating_add(here))
         };
         Ok(complete)
     }

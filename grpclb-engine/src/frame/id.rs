@@ -38,10 +38,11 @@ impl StreamId {
     /// The next number of the same end; `None` when they have run out.
     #[must_use]
     pub const fn next(self) -> Option<Self> {
-        if self.0 > Self::MAX.0 - 2 {
+        let next = self.0.saturating_add(2);
+        if next > Self::MAX.0 {
             None
         } else {
-            Some(Self(self.0 + 2))
+            Some(Self(next))
         }
     }
 }

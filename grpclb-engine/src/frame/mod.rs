@@ -9,8 +9,16 @@
 
 mod error;
 mod id;
+#[expect(
+    clippy::arithmetic_side_effects,
+    reason = "lengths of 24 bits, and of what is in memory"
+)]
 mod reader;
 mod settings;
+#[expect(
+    clippy::arithmetic_side_effects,
+    reason = "lengths of 24 bits, and of what is in memory"
+)]
 mod write;
 
 use bytes::Bytes;

@@ -8,13 +8,26 @@
 //!
 //! What makes a list a valid request or response is [`crate::message`]'s subject, not this room's.
 
+#[expect(clippy::arithmetic_side_effects, reason = "sizes of what is in memory")]
 mod decoder;
+#[expect(clippy::arithmetic_side_effects, reason = "sizes of what is in memory")]
 mod encoder;
 mod error;
+#[expect(clippy::arithmetic_side_effects, reason = "sizes of what is in memory")]
 mod field;
+#[expect(clippy::arithmetic_side_effects, reason = "sizes of what is in memory")]
 mod fields;
+#[expect(
+    clippy::arithmetic_side_effects,
+    reason = "bit counts of at most 64, of codes of at most 30 bits"
+)]
 pub mod huffman;
+#[expect(
+    clippy::arithmetic_side_effects,
+    reason = "at most five groups of seven bits, in 64"
+)]
 mod integer;
+#[expect(clippy::arithmetic_side_effects, reason = "sizes of what is in memory")]
 mod list;
 mod lists;
 mod literal;

@@ -181,7 +181,7 @@ impl Call {
 
     /// Bytes of the request that have not left to a backend for the first time.
     pub(super) fn unsent(&self) -> u64 {
-        self.received - self.released
+        self.received.saturating_sub(self.released)
     }
 
     /// Whether it may be sent once more. What never left costs no try: each such failure takes its endpoint out of the pick.

@@ -142,11 +142,11 @@ impl Splitter {
             }
             return;
         }
-        call.received += u64::from(len);
+        call.received = call.received.saturating_add(u64::from(len));
         // A call that waits keeps all; the window bounds it.
         let waits = matches!(place, Place::Waiting(_));
         if call.kept.is_whole() {
-            let fits = call.kept.bytes() + chunk.len() <= self.config.replay;
+            let fits = call.kept.bytes().saturating_add(chunk.len()) <= self.config.replay;
             if waits {
                 self.memory.charge(chunk.len());
                 call.kept.push(&chunk, &mut self.bodies);
@@ -270,7 +270,8 @@ impl Splitter {
         let Some(group) = self.groups.get_mut(client.group) else {
             return;
         };
-        group.clients -= 1;
+        debug_assert!(group.clients > 0, "a group counts its clients");
+        group.clients = group.clients.saturating_sub(1);
         if group.clients == 0 {
             self.rearm_group(client.group);
             self.retire_if_removed(now, client.group);

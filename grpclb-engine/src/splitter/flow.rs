@@ -101,7 +101,7 @@ impl Splitter {
         if what.bytes > 0 {
             // What we answered ourselves was never pending.
             let passed_on = call.pending.min(u64::from(what.bytes));
-            call.pending -= passed_on;
+            call.pending = call.pending.saturating_sub(passed_on);
             let place = call.place;
             if let Some(client) = self.clients.get_mut(id.0) {
                 client.data_since_ping = true;
@@ -151,7 +151,7 @@ impl Splitter {
             return;
         }
         let (client_id, stream) = (call.client, call.stream);
-        call.sent += u64::from(what.bytes);
+        call.sent = call.sent.saturating_add(u64::from(what.bytes));
         // In another try, what had left before earns no credit again.
         let fresh = call.sent.saturating_sub(call.released);
         if fresh > 0 {
@@ -187,7 +187,7 @@ impl Splitter {
         };
         let received = upstream.link.conn.received();
         if received >= upstream.measure_at {
-            upstream.measure_at = received + received.min(MEASURE_AGAIN);
+            upstream.measure_at = received.saturating_add(received.min(MEASURE_AGAIN));
             upstream
                 .link
                 .conn

@@ -118,8 +118,9 @@ pub(super) struct Terms<'a> {
 
 impl Terms<'_> {
     fn horizon(&self) -> Duration {
-        self.round_trip
-            .map_or(LEAST_HORIZON, |round_trip| (2 * round_trip).max(LEAST_HORIZON))
+        self.round_trip.map_or(LEAST_HORIZON, |round_trip| {
+            round_trip.saturating_mul(2).max(LEAST_HORIZON)
+        })
     }
 }
 
@@ -151,7 +152,7 @@ impl Splitter {
         let usually = if self.memory.is_tight() {
             0
         } else {
-            link.bulk.min(FORESEEN / streams)
+            link.bulk.min(FORESEEN.checked_div(streams).unwrap_or(FORESEEN))
         };
         if let Some(size) = growth.foresee(bytes, usually) {
             grant(link, stream, size);

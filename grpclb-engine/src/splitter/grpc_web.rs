@@ -12,7 +12,7 @@ pub(super) fn trailers_frame(status: &str, message: &str) -> Vec<u8> {
         format!("grpc-status: {status}\r\ngrpc-message: {message}\r\n")
     };
     let length = u32::try_from(trailers.len()).unwrap_or(u32::MAX);
-    let mut frame = Vec::with_capacity(5 + trailers.len());
+    let mut frame = Vec::with_capacity(trailers.len().saturating_add(5));
     frame.push(TRAILERS);
     frame.extend_from_slice(&length.to_be_bytes());
     frame.extend_from_slice(trailers.as_bytes());
@@ -22,7 +22,7 @@ pub(super) fn trailers_frame(status: &str, message: &str) -> Vec<u8> {
 /// Base64 with padding (RFC 4648 §4), as `application/grpc-web-text` wants it.
 pub(super) fn base64(bytes: &[u8]) -> Vec<u8> {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = Vec::with_capacity(bytes.len().div_ceil(3) * 4);
+    let mut text = Vec::with_capacity(bytes.len().div_ceil(3).saturating_mul(4));
     for group in bytes.chunks(3) {
         let [a, b, c] = [0, 1, 2].map(|n| group.get(n).copied().unwrap_or(0));
         let sextets = [a >> 2, (a & 3) << 4 | b >> 4, (b & 15) << 2 | c >> 6, c & 63];

@@ -4,8 +4,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::actions::{ClientId, ConnId, UpstreamId};
-use super::memory::Charged;
 use super::carriers::Carriers;
+use super::memory::Charged;
 use super::pool::PoolSet;
 use crate::Time;
 use crate::connection::{Config, Connection, Output, Role};

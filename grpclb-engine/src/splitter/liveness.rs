@@ -131,7 +131,7 @@ impl Splitter {
                 && !upstream.stalled
             {
                 upstream.stalled = true;
-                self.stats.stalls += 1;
+                self.stats.stalls = self.stats.stalls.saturating_add(1);
                 self.dial(now, Some(pool));
             } else if upstream.link.conn.streams() == 0 && now.since(upstream.last_used) >= idle_limit {
                 self.shut_upstream(now, id);
@@ -217,7 +217,7 @@ impl Splitter {
             // A tenth less is the clock's jitter.
             let due = upstream
                 .last_keepalive
-                .is_none_or(|last| now.since(last) >= least.saturating_sub(least / 10));
+                .is_none_or(|last| now.since(last).saturating_mul(10) >= least.saturating_mul(9));
             if due
                 && upstream
                     .link
@@ -225,7 +225,7 @@ impl Splitter {
                     .ping(now, PingKind::Keepalive, self.config.keepalive)
             {
                 upstream.last_keepalive = Some(now);
-                self.stats.pings_relayed += 1;
+                self.stats.pings_relayed = self.stats.pings_relayed.saturating_add(1);
                 self.touch(id.into());
                 self.arm(id.into());
             }

@@ -250,7 +250,7 @@ impl Splitter {
         self.discharge(bytes as usize);
     }
 
-    /// So many bytes of a response less are here, whose call has left the connection that it came by.
+    /// Discharges bytes of a response whose call has left the connection that it came by.
     pub(super) fn uncharge_response(&mut self, from: Option<UpstreamId>, bytes: u64) {
         match from {
             Some(upstream) => self.uncharge(upstream.into(), bytes),

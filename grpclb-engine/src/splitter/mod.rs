@@ -47,13 +47,20 @@
 
 mod actions;
 mod answer;
+#[expect(clippy::arithmetic_side_effects, reason = "counts objects, one at a time")]
 mod arena;
+#[expect(
+    clippy::arithmetic_side_effects,
+    reason = "sizes and counts of what is in memory"
+)]
 mod budget;
 mod call;
 mod calls;
 mod carriers;
+#[expect(clippy::arithmetic_side_effects, reason = "counts objects, one at a time")]
 mod client;
 mod config;
+#[expect(clippy::arithmetic_side_effects, reason = "counts objects, one at a time")]
 mod describe;
 mod flow;
 mod growth;
@@ -61,15 +68,27 @@ mod grpc_web;
 mod link;
 mod liveness;
 mod members;
+#[expect(
+    clippy::arithmetic_side_effects,
+    reason = "sizes and counts of what is in memory"
+)]
 mod memory;
 mod opaque;
+#[expect(clippy::arithmetic_side_effects, reason = "counts objects, one at a time")]
 mod pool;
+#[expect(clippy::arithmetic_side_effects, reason = "counts objects, one at a time")]
 mod recent;
+#[expect(
+    clippy::arithmetic_side_effects,
+    reason = "sizes and counts of what is in memory"
+)]
 mod replay;
 mod reply;
 mod response;
+#[expect(clippy::arithmetic_side_effects, reason = "counts objects, one at a time")]
 mod stats;
 mod timers;
+#[expect(clippy::arithmetic_side_effects, reason = "counts objects, one at a time")]
 mod upstream;
 
 use std::collections::{HashMap, VecDeque};
@@ -251,11 +270,11 @@ impl Splitter {
     pub fn open_client(&mut self, now: Time, service: ServiceKey) -> Result<ClientId, OpenClientError> {
         let group_key = *self.by_service.get(&service).ok_or(OpenClientError::NoService)?;
         if self.memory.refuses_connections() {
-            self.stats.clients_refused += 1;
+            self.stats.clients_refused = self.stats.clients_refused.saturating_add(1);
             return Err(OpenClientError::OutOfMemory);
         }
         let group = self.groups.get_mut(group_key).ok_or(OpenClientError::NoService)?;
-        group.clients += 1;
+        group.clients = group.clients.saturating_add(1);
         let unserved = group.removed || group.picker.is_empty();
         let id = ClientId(self.clients.insert(Client {
             link: Link::new(Role::Server, &self.client_config),
@@ -266,7 +285,7 @@ impl Splitter {
             data_since_ping: false,
             last_keepalive: None,
         }));
-        self.stats.clients_opened += 1;
+        self.stats.clients_opened = self.stats.clients_opened.saturating_add(1);
         self.memory.charge_fixed(memory::CONNECTION);
         self.touch(id.into());
         if (self.draining || unserved)

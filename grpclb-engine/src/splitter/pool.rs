@@ -352,7 +352,8 @@ impl Splitter {
         if let Some((group, owner)) = self.pools.get(pool).map(|pool| (pool.group, pool.owner))
             && let Some(set) = self.set_mut(group, owner)
         {
-            set.waiting -= 1;
+            debug_assert!(set.waiting > 0, "a set counts the calls that wait");
+            set.waiting = set.waiting.saturating_sub(1);
         }
     }
 
@@ -456,8 +457,7 @@ impl Splitter {
         };
         let conn = &mut upstream.link.conn;
         let limit = conn.peer_settings().max_header_list_size;
-        let longest = call.kept.trailers().map_or(0, |trailers| trailers.size());
-        if request.size().max(longest) > limit as usize {
+        if call.kept.longest_list() > limit as usize {
             return self.answer_request_too_long_for_backend(now, key, limit);
         }
         let ends_with_body = call.request_ended && call.kept.trailers().is_none();

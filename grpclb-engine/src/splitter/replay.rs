@@ -75,6 +75,12 @@ impl Kept {
         self.request.as_ref()
     }
 
+    /// The size of its longest header list, as `SETTINGS_MAX_HEADER_LIST_SIZE` counts (RFC 9113 §6.5.2).
+    pub(super) fn longest_list(&self) -> usize {
+        let size = |list: &Option<Rc<HeaderList>>| list.as_ref().map_or(0, |list| list.size());
+        size(&self.request).max(size(&self.trailers))
+    }
+
     /// All of the request so far is here.
     pub(super) fn is_whole(&self) -> bool {
         self.request.is_some()

@@ -160,8 +160,10 @@ fn push(fields: &mut Fields, list: &mut HeaderList, name: &str, value: &str) {
 }
 
 fn push_if_fits(fields: &mut Fields, list: &mut HeaderList, name: &str, value: &str, limit: u32) {
-    let size = name.len() + value.len() + FIELD_OVERHEAD as usize;
-    if list.size() + size <= limit as usize {
+    let size = [name.len(), value.len(), FIELD_OVERHEAD as usize]
+        .into_iter()
+        .fold(list.size(), usize::saturating_add);
+    if size <= limit as usize {
         push(fields, list, name, value);
     }
 }
@@ -169,7 +171,9 @@ fn push_if_fits(fields: &mut Fields, list: &mut HeaderList, name: &str, value: &
 /// Pushes as much of the message as fits.
 fn push_message(fields: &mut Fields, list: &mut HeaderList, message: &str, limit: u32) {
     const NAME: &str = "grpc-message";
-    let taken = list.size() + NAME.len() + FIELD_OVERHEAD as usize;
+    let taken = list
+        .size()
+        .saturating_add(const { NAME.len() + FIELD_OVERHEAD as usize });
     let message = percent_encode(message, (limit as usize).saturating_sub(taken));
     if !message.is_empty() {
         // Messages differ: they would only push useful fields out of the tables.

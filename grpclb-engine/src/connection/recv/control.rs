@@ -16,7 +16,11 @@ impl Connection {
         settings: &SettingsPayload,
         now: Time,
     ) -> Result<Option<Event>, Fatal> {
-        self.spend(Limit::Settings, 1 + settings.len() as u32 / 8, now)?;
+        self.spend(
+            Limit::Settings,
+            (settings.len() as u32 / 8).saturating_add(1),
+            now,
+        )?;
         let window = self.peer.initial_window;
         let mut widest = window;
         for (id, value) in settings.iter() {
@@ -46,7 +50,7 @@ impl Connection {
     /// The peer's `SETTINGS_INITIAL_WINDOW_SIZE` moves the windows of all streams (RFC 9113 §6.9.2), from `before` to what
     /// it is now, at most to `widest` in between: once for each frame, since it is work for every stream.
     fn shift_send_windows(&mut self, before: u32, widest: u32, now: Time) -> Result<(), Fatal> {
-        let delta = i64::from(self.peer.initial_window) - i64::from(before);
+        let delta = i64::from(self.peer.initial_window).saturating_sub(i64::from(before));
         if delta == 0 && widest == before {
             return Ok(());
         }
@@ -55,10 +59,12 @@ impl Connection {
             let theirs = self.streams.active().saturating_sub(self.streams.resets.len());
             self.spend(Limit::Settings, theirs as u32 / STREAMS_A_SETTING, now)?;
         }
-        let most = i64::from(widest) - i64::from(before);
+        let most = i64::from(widest).saturating_sub(i64::from(before));
         let mut open = Vec::new();
         for (key, stream) in self.streams.iter_mut() {
-            if stream.send.size() + most > i64::from(MAX_WINDOW) || stream.send.shift(delta).is_err() {
+            if stream.send.size().saturating_add(most) > i64::from(MAX_WINDOW)
+                || stream.send.shift(delta).is_err()
+            {
                 return Err(Fatal::protocol(
                     ErrorCode::FLOW_CONTROL_ERROR,
                     "SETTINGS_INITIAL_WINDOW_SIZE makes a stream's window exceed 2^31-1",
@@ -108,7 +114,10 @@ impl Connection {
             self.shutdown_answered(now);
             return None;
         }
-        let (round_trip, received) = (waiting.round_trip(now), self.received - waiting.received);
+        let (round_trip, received) = (
+            waiting.round_trip(now),
+            self.received.saturating_sub(waiting.received),
+        );
         Some(Event::Pong {
             kind,
             round_trip,

@@ -22,7 +22,7 @@ impl Connection {
         if first_piece {
             self.take_from_connection(flow_controlled)?;
         }
-        self.received += u64::from(len);
+        self.received = self.received.saturating_add(u64::from(len));
         let Some(key) = self.streams.find(id) else {
             // DATA with content costs its sender as much as us, and may have been on its way in numbers.
             return if first_piece && !(len > 0 && self.ignores(id, StreamEvent::RecvData)) {
@@ -113,7 +113,7 @@ impl Connection {
             ));
         }
         if self.credit_held {
-            self.withheld += flow_controlled;
+            self.withheld = self.withheld.saturating_add(flow_controlled);
         } else {
             self.recv_window.credit(flow_controlled);
         }

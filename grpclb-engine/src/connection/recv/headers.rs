@@ -25,9 +25,9 @@ impl Connection {
         let Some(mut block) = self.inbound.block.take() else {
             return Ok(None);
         };
-        block.continuations += 1;
+        block.continuations = block.continuations.saturating_add(1);
         block.bytes.extend_from_slice(fragment);
-        if block.continuations > FREE_CONTINUATIONS + block.bytes.len() / CONTINUATION_BYTES {
+        if block.continuations > FREE_CONTINUATIONS.saturating_add(block.bytes.len() / CONTINUATION_BYTES) {
             return Err(Fatal::limit(Limit::Continuation));
         }
         // Twice the list's limit: what is only somewhat too long can still be answered.
@@ -59,7 +59,7 @@ impl Connection {
                 reason: CloseReason::Hpack(error),
             })?;
         if headers.oversized() {
-            let cost = 1 + u32::try_from(block.len() / 4096).unwrap_or(u32::MAX);
+            let cost = cost_of(block.len());
             self.spend(Limit::OversizedLists, cost, now)?;
         }
         if block.is_empty() && !end_stream {
@@ -88,7 +88,7 @@ impl Connection {
         }
         self.last_id = id;
         if self.streams.active() >= self.config.max_concurrent_streams as usize {
-            self.refused += 1;
+            self.refused = self.refused.saturating_add(1);
             self.streams.remember_closed(id, State::ResetByUs);
             self.spend(Limit::RefusedStreams, 1, now)?;
             self.owe(Control::Reset(id, ErrorCode::REFUSED_STREAM), now);
@@ -236,7 +236,7 @@ impl Connection {
         let Some(stream) = self.streams.get_mut(key) else {
             return Ok(None);
         };
-        let cost = 1 + u32::try_from(headers.size() / 4096).unwrap_or(u32::MAX);
+        let cost = cost_of(headers.size());
         stream.informed = stream.informed.saturating_add(cost);
         let rule = self.config.limits.rule(Limit::Informational);
         let age = u32::try_from(now.since(stream.opened).as_secs()).unwrap_or(u32::MAX);
@@ -266,4 +266,9 @@ impl Connection {
             self.close_if_ended(key);
         }
     }
+}
+
+/// What so many bytes of fields cost: one, and one more for every 4 KiB.
+fn cost_of(bytes: usize) -> u32 {
+    u32::try_from(bytes / 4096).unwrap_or(u32::MAX).saturating_add(1)
 }

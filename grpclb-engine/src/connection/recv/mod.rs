@@ -207,7 +207,7 @@ impl Connection {
                 ));
             }
             Frame::Ping { ack: false, payload } => {
-                self.peer_pings += 1;
+                self.peer_pings = self.peer_pings.saturating_add(1);
                 self.owe(Control::PingAck(payload), now);
                 None
             }
