@@ -373,3 +373,24 @@ fn an_update_keeps_keys_and_turns_of_those_that_stay() {
     picker.update(now(), &rest);
     assert!(picker.get(gone).is_none(), "a key of one that left names nobody");
 }
+
+/// Weights come from the API, and may be as large as their type.
+#[test]
+fn weights_of_any_size_neither_overflow_nor_starve_anybody() {
+    let weights = [u32::MAX; 3000];
+    for policy in Policy::ALL {
+        let few = counts(policy, &[u32::MAX, u32::MAX, 1, 0], 1000);
+        assert!(few[0] > 400 && few[1] > 400, "{policy}: {few:?}");
+        let mut service = service(policy, &weights);
+        service.subset = usize::MAX;
+        let (mut picker, mut rng) = (Picker::new(&service, 3), Rng::seeded(5));
+        let mut picked = BTreeSet::new();
+        for _ in 0..300 {
+            let member = pick(&mut picker, &mut rng);
+            picker.start(member);
+            picker.succeed(member, now(), Duration::MAX);
+            picked.insert(number(&picker, member));
+        }
+        assert!(picked.len() > 200, "{policy}: {} endpoints", picked.len());
+    }
+}

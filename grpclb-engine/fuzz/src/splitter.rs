@@ -2,7 +2,7 @@
 //! nothing left when everybody has gone.
 //!
 //! The input is a list of steps, three bytes each, some followed by raw bytes. Frames are mostly well-formed, or no
-//! story would get past the preface.
+//! story would get past the preface. Time moves by microseconds or by hours, whatever the input says.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +18,12 @@ const SERVICE: ServiceKey = ServiceKey(1);
 
 /// What one pod may hold here: little, so that pressure comes.
 const POD_BUDGET: usize = 1 << 20;
+
+/// Weights of endpoints: the API allows any.
+const WEIGHTS: [u32; 4] = [1, 2, u32::MAX, 0];
+
+/// Values of settings: the ends of their ranges, and something in between.
+const SETTINGS: [u32; 8] = [0, 1, 100, 8192, 65_535, 1 << 24, (1 << 31) - 1, u32::MAX];
 
 pub fn run(data: &[u8]) {
     let mut story = Story::new();
@@ -63,7 +69,7 @@ impl Story {
         let endpoints = (0..count % 5).map(|n| Endpoint {
             id: format!("pod-{n}").into(),
             address: ([10, 0, 0, n], 80).into(),
-            weight: 1 + u32::from(flags & 3),
+            weight: WEIGHTS[usize::from(flags & 3)],
             state: if flags >> n & 1 == 1 {
                 State::Draining
             } else {
@@ -113,14 +119,14 @@ impl Story {
             4 => self.hear_client(which, &frame(3, 0, stream, &[0, 0, 0, argument >> 4])),
             5 => {
                 let kind = [4, 6, 7, 8, 9][usize::from(argument % 5)];
+                let payload = match kind {
+                    4 => setting(argument >> 4, which >> 4),
+                    _ => Bytes::from_static(&[0, 0, 0, 9, 1, 2, 3, 4]),
+                };
+                let flags = if kind == 4 { 0 } else { which >> 7 };
                 self.hear_client(
                     which,
-                    &frame(
-                        kind,
-                        which >> 7,
-                        stream * u32::from(argument >> 7),
-                        &[0, 0, 0, 9, 1, 2, 3, 4],
-                    ),
+                    &frame(kind, flags, stream * u32::from(argument >> 7), &payload),
                 );
             }
             6 => {
@@ -160,12 +166,15 @@ impl Story {
             10 => self.hear_backend(which, &frame(3, 0, stream, &[0, 0, 0, argument >> 4])),
             11 => {
                 let last = (u32::from(argument) % 16).to_be_bytes();
-                let goaway = [&last[..], &[0, 0, 0, 0]].concat();
                 let kind = [7, 8, 4, 6][usize::from(which >> 4) % 4];
-                self.hear_backend(
-                    which,
-                    &frame(kind, argument >> 7, 0, &goaway[..if kind == 8 { 4 } else { 8 }]),
-                );
+                let payload = match kind {
+                    7 if argument & 64 != 0 => [&last[..], &[0, 0, 0, 11], b"too_many_pings"].concat().into(),
+                    4 => setting(argument & 7, argument >> 3),
+                    8 => Bytes::copy_from_slice(&last),
+                    _ => [&last[..], &[0; 4]].concat().into(),
+                };
+                let flags = if kind == 6 { argument >> 7 } else { 0 };
+                self.hear_backend(which, &frame(kind, flags, 0, &payload));
             }
             12 => {
                 let taken = raw.len().min(argument.into());
@@ -173,8 +182,9 @@ impl Story {
                 return taken;
             }
             13 => {
-                self.now += Duration::from_millis(u64::from(argument) * u64::from(argument));
-                self.splitter.handle_timeout(self.now);
+                // From a microsecond to hours: each step of the exponent twice as long.
+                let micros = (u64::from(which) + 256) << (argument % 34) >> 8;
+                self.pass(Duration::from_micros(micros), argument >= 204);
             }
             14 => self.set_service(which, argument),
             _ => {
@@ -201,6 +211,22 @@ impl Story {
             }
         }
         0
+    }
+
+    /// Time passes, with a look at each deadline on the way; or at once, as for a process that was stopped.
+    fn pass(&mut self, duration: Duration, at_once: bool) {
+        let end = self.now + duration;
+        // Deadlines that come one after the other would make an hour long.
+        for _ in 0..if at_once { 0 } else { 64 } {
+            let Some(next) = self.splitter.poll_timeout().filter(|&next| next < end) else {
+                break;
+            };
+            self.now = self.now.max(next);
+            self.splitter.handle_timeout(self.now);
+            self.pump(1);
+        }
+        self.now = end;
+        self.splitter.handle_timeout(self.now);
     }
 
     fn hear_client(&mut self, which: u8, bytes: &[u8]) {
@@ -322,4 +348,10 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Bytes {
     let len = (payload.len() as u32).to_be_bytes();
     let id = stream.to_be_bytes();
     [&len[1..], &[kind, flags], &id, payload].concat().into()
+}
+
+/// One setting of a SETTINGS frame, known or not, and in its range or not.
+fn setting(id: u8, value: u8) -> Bytes {
+    let value = SETTINGS[usize::from(value % 8)].to_be_bytes();
+    [&[0, id % 8][..], &value].concat().into()
 }
