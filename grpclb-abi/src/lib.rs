@@ -43,8 +43,12 @@ pub const MAX_WORKERS: u32 = 64;
 /// The heartbeat that the check at attach uses.
 pub const VERIFY_WORKER: u32 = MAX_WORKERS;
 
-/// A heartbeat older than this (nanoseconds of `CLOCK_MONOTONIC`) is stale: connects go the plain way.
+/// A heartbeat older than this (nanoseconds of the machine's `CLOCK_MONOTONIC`) is stale: connects go the plain way.
 pub const HEARTBEAT_STALE_NS: u64 = 500_000_000;
+
+/// A heartbeat further ahead of the kernel's clock than this (nanoseconds) is stale: its writer reads another clock, and its
+/// heartbeats would stay fresh after it stopped. Up to here it may be another CPU's, written a moment ago.
+pub const HEARTBEAT_AHEAD_NS: u64 = 100_000_000;
 
 /// How often a worker beats, in nanoseconds.
 pub const HEARTBEAT_INTERVAL_NS: u64 = 100_000_000;

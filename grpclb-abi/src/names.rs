@@ -9,7 +9,7 @@ pub mod map {
     pub const SERVICES: &str = "grpclb_services";
     /// Key: [`crate::BackendKey`]. Value: [`crate::Backend`]. Read by people only.
     pub const BACKENDS: &str = "grpclb_backends";
-    /// Key: worker (u32). Value: `CLOCK_MONOTONIC` in nanoseconds (u64).
+    /// Key: worker (u32). Value: the machine's `CLOCK_MONOTONIC` in nanoseconds (u64), whatever time namespace the agent is in.
     pub const HEARTBEATS: &str = "grpclb_beats";
     /// Key: 0. Value, per CPU: [`crate::Counters`].
     pub const COUNTERS: &str = "grpclb_counters";

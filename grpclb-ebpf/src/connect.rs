@@ -7,7 +7,7 @@ use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use aya_log_ebpf::{debug, trace};
 use grpclb_abi::{
-    Address, Counter, HEARTBEAT_STALE_NS, LOOPBACK_V6, MARK, Pod, Service, ServiceKey, Steered, mapped_ipv4,
+    Address, Counter, HEARTBEAT_AHEAD_NS, HEARTBEAT_STALE_NS, LOOPBACK_V6, MARK, Pod, Service, ServiceKey, Steered, mapped_ipv4,
     pod_flags,
 };
 
@@ -118,7 +118,8 @@ fn check_socket(sk: *mut bpf_sock) -> Result<(), Counter> {
     }
 }
 
-/// Whether the pod's worker has beaten lately. A beat from the future is another CPU's, a moment ago.
+/// Returns whether the pod's worker has written a heartbeat lately. A heartbeat from the near future is another CPU's, a moment
+/// ago; one from further ahead was written in another clock, and says nothing.
 #[inline(always)]
 fn is_beating(worker: u32) -> bool {
     let Some(beat) = HEARTBEATS.get(worker) else {
@@ -126,8 +127,10 @@ fn is_beating(worker: u32) -> bool {
     };
     // SAFETY: a helper without arguments.
     let now = unsafe { bpf_ktime_get_ns() };
-    // Zero: never beaten. Not fresh for the first half second after boot, where `now` is small.
-    *beat != 0 && now.saturating_sub(*beat) < HEARTBEAT_STALE_NS
+    // Wraps round for a heartbeat from further ahead, to a large number: both ends of the window are one comparison.
+    let age = now.wrapping_sub(*beat).wrapping_add(HEARTBEAT_AHEAD_NS);
+    // Zero: never written. Not fresh for the first half second after boot, where `now` is small.
+    *beat != 0 && age < HEARTBEAT_STALE_NS + HEARTBEAT_AHEAD_NS
 }
 
 /// What this connect becomes.

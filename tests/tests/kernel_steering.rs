@@ -7,9 +7,10 @@ mod kernel_support;
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd as _;
+use std::process::Command;
 use std::time::Duration;
 
-use grpclb_userspace::kernel::Kernel;
+use grpclb_userspace::kernel::{Kernel, MachineClock};
 use kernel_support::*;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::Socket;
@@ -19,7 +20,7 @@ struct World {
     pod: Pod,
     listeners: Listeners,
     kernel: Kernel,
-    _machine: Machine,
+    machine: Machine,
 }
 
 impl World {
@@ -35,7 +36,7 @@ impl World {
             pod,
             listeners,
             kernel,
-            _machine: machine,
+            machine,
         }
     }
 
@@ -319,6 +320,85 @@ fn a_worker_that_stopped_is_stale_after_half_a_second_and_not_before() {
         Arrival::Agent(Some(kernel_support::slot())),
         "it came back"
     );
+}
+
+/// A worker whose clock is ahead and that then stops would otherwise be fresh for as long as its clock was ahead.
+#[test]
+fn heartbeat_from_further_ahead_than_another_cpu_is_stale() {
+    let mut world = World::new();
+    let now = MachineClock::new().monotonic().unwrap();
+    for (ahead, steered) in [
+        (Duration::from_millis(50), true),
+        (Duration::from_secs(20), false),
+        (Duration::from_hours(24), false),
+        (Duration::from_nanos(u64::MAX - now), false),
+    ] {
+        let beat = now + u64::try_from(ahead.as_nanos()).unwrap();
+        world.machine.write_heartbeat(0, beat);
+        let World {
+            pod,
+            kernel,
+            listeners,
+            ..
+        } = &mut world;
+        let before = counter(kernel, "stale_heartbeat");
+        pod.socket(service4()).connect(&service4().into()).unwrap();
+        let arrived = arrival(pod, listeners, &kernel.identify());
+        assert_eq!(arrived != Arrival::Plain, steered, "{ahead:?} ahead");
+        let counted = counter(kernel, "stale_heartbeat") - before;
+        assert_eq!(counted, u64::from(!steered), "{ahead:?} ahead");
+    }
+}
+
+/// `bpf_ktime_get_ns` is the machine's clock in every time namespace.
+#[test]
+fn heartbeats_from_a_time_namespace_are_written_in_the_machines_clock() {
+    const INSIDE: &str = "GRPCLB_TEST_IN_TIME_NAMESPACE";
+    const NAME: &str = "heartbeats_from_a_time_namespace_are_written_in_the_machines_clock";
+    if std::env::var_os(INSIDE).is_some() {
+        // Attaching has proved it already: that connect is steered by real heartbeats as well.
+        let mut world = World::new();
+        let arrived = world.dial(service4(), |_| {}).0;
+        assert_eq!(arrived, Arrival::Agent(Some(kernel_support::slot())));
+        let stops = Duration::from_millis(700);
+        poll(&mut [], PollTimeout::try_from(stops).unwrap()).unwrap();
+        let World {
+            pod,
+            listeners,
+            kernel,
+            ..
+        } = &mut world;
+        pod.socket(service4()).connect(&service4().into()).unwrap();
+        assert_eq!(arrival(pod, listeners, &kernel.identify()), Arrival::Plain);
+        return;
+    }
+    if !std::path::Path::new("/proc/self/timens_offsets").exists() {
+        eprintln!("this kernel has no time namespaces");
+        return;
+    }
+    for offset in ["100000", "-30"] {
+        let inside = Command::new("unshare")
+            .args([
+                "--time",
+                "--fork",
+                "--monotonic",
+                offset,
+                "--boottime",
+                offset,
+                "--",
+            ])
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", NAME, "--nocapture"])
+            .env(INSIDE, "1")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&inside.stderr);
+        let ran = String::from_utf8_lossy(&inside.stdout);
+        assert!(
+            inside.status.success() && ran.contains("1 passed"),
+            "{offset} s: {ran} {said}"
+        );
+    }
 }
 
 #[test]

@@ -13,13 +13,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::fcntl::Flock;
-use nix::time::{ClockId, clock_gettime};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use crate::claim::{Refused, claim, is_held, of_the_dead};
+use crate::kernel::MachineClock;
 
 /// How long an instance has to answer.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -45,7 +45,7 @@ pub(super) enum Error {
 pub(super) struct Instance {
     directory: PathBuf,
     name: String,
-    /// Orders instances by age: nanoseconds since boot, the same for all PID and network namespaces.
+    /// Orders instances by age: nanoseconds since boot, the same in all PID, network and time namespaces.
     start: u64,
     _lock: Flock<File>,
 }
@@ -91,7 +91,9 @@ impl Instance {
         Ok(Self {
             directory: directory.to_owned(),
             name: name.to_owned(),
-            start: since_boot().map_err(failed("read the time since boot"))?,
+            start: MachineClock::new()
+                .boottime()
+                .map_err(failed("read the time since boot"))?,
             _lock: lock,
         })
     }
@@ -235,11 +237,6 @@ fn lock_files(directory: &Path) -> Vec<(String, PathBuf)> {
         Some((name, entry.path()))
     };
     entries.filter_map(named).collect()
-}
-
-fn since_boot() -> io::Result<u64> {
-    let now = clock_gettime(ClockId::CLOCK_BOOTTIME)?;
-    Ok(now.tv_sec().cast_unsigned() * 1_000_000_000 + now.tv_nsec().cast_unsigned())
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@
 mod attach;
 mod cgroup;
 pub mod check;
+mod clock;
 mod error;
 mod heartbeat;
 mod identify;
@@ -23,6 +24,7 @@ mod sys;
 mod tables;
 mod verify;
 
+pub use clock::MachineClock;
 pub use error::{Error, Result};
 pub use heartbeat::Heartbeat;
 pub use identify::Identify;

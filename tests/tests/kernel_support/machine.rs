@@ -83,6 +83,19 @@ impl Machine {
         String::from_utf8(output.expect("bpftool").stdout).unwrap()
     }
 
+    /// Writes a worker's heartbeat (nanoseconds) into the map of the instance that attached last.
+    pub fn write_heartbeat(&self, worker: u32, nanos: u64) {
+        let pin = self.pin_root.join("current/heartbeats");
+        let bytes = |bytes: &[u8]| bytes.iter().map(u8::to_string).collect::<Vec<_>>();
+        let status = Command::new("bpftool")
+            .args(["map", "update", "pinned", pin.to_str().unwrap(), "key"])
+            .args(bytes(&worker.to_ne_bytes()))
+            .arg("value")
+            .args(bytes(&nanos.to_ne_bytes()))
+            .status();
+        assert!(status.expect("bpftool").success());
+    }
+
     /// A kernel room, attached to the test's cgroup.
     pub fn attached(&self, instance: &str) -> Kernel {
         self.attached_to(&self.cgroup, instance)
