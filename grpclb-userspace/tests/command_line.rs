@@ -40,6 +40,31 @@ impl Drop for File {
     }
 }
 
+/// Before anything else: half way through its start the agent, or a library, would run out of descriptors.
+#[test]
+fn agent_refuses_a_limit_of_open_files_that_is_too_low() {
+    let config = File::new("nofile.yaml", "services: []\n");
+    for limit in ["8", "16", "24", "32", "48", "64", "71"] {
+        let output = Command::new("sh")
+            .args([
+                "-c",
+                "ulimit -n $0 && exec \"$@\"",
+                limit,
+                env!("CARGO_BIN_EXE_grpclb"),
+            ])
+            .args(["agent", "--workers", "2", "--config", config.path()])
+            .output()
+            .unwrap();
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(4), "{limit}: {said}");
+        assert_eq!(said.lines().count(), 1, "{limit}: {said}");
+        assert!(
+            said.starts_with("grpclb: the limit of open files (RLIMIT_NOFILE) is ") && said.contains(limit),
+            "{limit}: {said}"
+        );
+    }
+}
+
 #[test]
 fn check_takes_a_valid_file_and_prints_the_mistakes_of_another_with_status_1() {
     let good = File::new("good.yaml", "pods: [{name: p, netns: host}]\n");

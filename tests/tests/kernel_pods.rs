@@ -143,7 +143,7 @@ impl Rooms {
             probe,
             drain_timeout: Duration::from_secs(1),
         };
-        runtime.spawn(async move { pods::run(config, wanted, relay, tell).await });
+        runtime.spawn(async move { pods::start(config, wanted, relay, tell).unwrap().await });
         Self {
             kernel,
             arrived,

@@ -76,15 +76,26 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     logging::init(&options.log, options.log_format)?;
-    process::prepare();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the agent's runtime")?;
+    process::prepare(options.workers())?;
+    let runtime = runtime().context("cannot start the agent's runtime")?;
     let outcome = runtime.block_on(async { Agent::start(options)?.live().await });
     // Not `drop`, which would wait for tasks that nobody needs any more.
     runtime.shutdown_background();
     outcome
+}
+
+/// The main thread's runtime, with a thread for what blocks that stays for good: without any, tokio panics where none can be
+/// made.
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    const FOREVER: Duration = Duration::from_hours(100 * 365 * 24);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .thread_keep_alive(FOREVER)
+        .build()?;
+    let trial = std::thread::Builder::new().spawn(|| {})?;
+    let _ended = trial.join();
+    drop(runtime.spawn_blocking(|| {}));
+    Ok(runtime)
 }
 
 /// A started agent. Fields drop in this order: the admin first, the kernel's links before the listeners in the pods.
@@ -150,13 +161,9 @@ impl<'o> Agent<'o> {
             kernel: kernel.clone(),
             data: Arc::clone(&data),
         };
-        tokio::spawn(keep_pods(
-            pods_config(options, &instance),
-            wanted,
-            steering,
-            tell_status,
-            readiness.clone(),
-        ));
+        let pods = pods::start(pods_config(options, &instance), wanted, steering, tell_status)
+            .context("cannot watch the pods' namespaces (see fs.inotify.max_user_instances)")?;
+        tokio::spawn(pods);
 
         let leftovers = Leftovers::new(MARK);
         let collector = Arc::new(Collector {
@@ -479,20 +486,5 @@ fn pods_config(options: &Options, instance: &Instance) -> pods::Config {
     pods::Config {
         probe,
         drain_timeout: options.drain_timeout(),
-    }
-}
-
-/// The pods room's task. It ends only with the agent; should it fail, the agent says so and steers what it has.
-async fn keep_pods(
-    config: pods::Config,
-    wanted: watch::Receiver<Arc<Desired>>,
-    steering: PodSteering,
-    status: watch::Sender<Arc<[PodStatus]>>,
-    readiness: Readiness,
-) {
-    if let Err(error) = pods::run(config, wanted, steering, status).await {
-        tracing::error!(error = format!("{error:#}"), "pods are not followed any more");
-        let _not_ready = readiness.hold(format!("pods are not followed any more: {error:#}"));
-        std::future::pending::<()>().await;
     }
 }

@@ -170,13 +170,26 @@ fn agent(options: &app::Options) -> ExitCode {
     };
     match file {
         Some(file::Error::Invalid(problems)) => print_error(&format!("{problems}\n")),
-        _ => complain(&format!("{error:#}")),
+        _ => complain(&with_causes(&error)),
     }
     if file.is_some() {
         Exit::No.into()
     } else {
         Exit::Failed.into()
     }
+}
+
+/// An error with its causes; one that the error before it tells already is not repeated.
+fn with_causes(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.ends_with(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 /// Whether standard output is a terminal that wants colours (<https://no-color.org>).

@@ -120,6 +120,9 @@ impl Scratch {
 }
 
 /// Starts the thread; the worker runs until the sender is dropped.
+///
+/// # Errors
+/// The thread, its runtime or its timer cannot be made: too many open files, or too many threads.
 pub(super) fn start(
     index: usize,
     config: &Config,
@@ -127,21 +130,33 @@ pub(super) fn start(
     news: Hearer,
 ) -> io::Result<mpsc::UnboundedSender<Command>> {
     let runtime = || {
-        Builder::new_current_thread()
+        let runtime = Builder::new_current_thread()
             .enable_all()
-            .build_local(LocalOptions::default())
+            .build_local(LocalOptions::default())?;
+        let within = runtime.enter();
+        let heartbeat = Ticks::every(IDLE_HEARTBEAT)?;
+        drop(within);
+        Ok((runtime, heartbeat))
     };
     let (commands, inbox) = mpsc::unbounded_channel();
+    let (started, starting) = std::sync::mpsc::sync_channel(1);
     let (config, budget) = (config.clone(), Arc::clone(budget));
     std::thread::Builder::new()
         .name(format!("data-{index}"))
         .spawn(move || {
             let _die = DieOnPanic;
             match runtime() {
-                Ok(runtime) => runtime.block_on(run(index, config, budget, inbox, news)),
-                Err(error) => panic!("data worker {index}: no runtime: {error}"),
+                Ok((runtime, heartbeat)) => {
+                    let _waits = started.send(Ok(()));
+                    runtime.block_on(run(index, config, budget, inbox, news, heartbeat));
+                }
+                Err(error) => {
+                    let _waits = started.send(Err(error));
+                }
             }
         })?;
+    let ended = || Err(io::Error::other("its thread ended at once"));
+    starting.recv().unwrap_or_else(|_| ended())?;
     Ok(commands)
 }
 
@@ -151,6 +166,7 @@ async fn run(
     budget: Arc<Budget>,
     mut inbox: mpsc::UnboundedReceiver<Command>,
     news: Hearer,
+    mut heartbeat: Ticks,
 ) {
     let splitter_config = Arc::new(grpclb_engine::splitter::Config::new(Arc::clone(&config.node)));
     let worker = Rc::new(Worker {
@@ -172,7 +188,6 @@ async fn run(
     };
     let beat = Arc::clone(&pods.worker.config.heartbeat);
     beat(index);
-    let mut heartbeat = Ticks::every(IDLE_HEARTBEAT).unwrap_or_else(|error| no_timer(index, &error));
     loop {
         tokio::select! {
             biased;
@@ -198,7 +213,8 @@ async fn run(
 
 /// A worker that cannot beat is as good as dead, and its connections with it.
 fn no_timer<T>(index: usize, error: &io::Error) -> T {
-    panic!("data worker {index}: no timer: {error}")
+    tracing::error!(worker = index, %error, "the heartbeat's timer failed: ending, so that the worker's connections are reset");
+    std::process::abort()
 }
 
 struct Pods {

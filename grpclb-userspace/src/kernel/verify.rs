@@ -70,8 +70,8 @@ pub(super) fn verify(
         return (unknown(error), Finding::Unknown("not tried".into()));
     }
     // A thread of its own: the namespace is the thread's, and goes with it.
-    let proved = std::thread::scope(|scope| {
-        let dialling = scope.spawn(|| {
+    let proved = std::thread::scope(|scope| -> io::Result<_> {
+        let dial_both = || {
             unshare(CloneFlags::CLONE_NEWNET)?;
             let four = dial(IpAddr::V4(SERVICE4), IpAddr::V4(SOURCE4), &place, maps, identify);
             let six = if ipv6 {
@@ -81,22 +81,17 @@ pub(super) fn verify(
                 Finding::Unknown("not wanted".into())
             };
             Ok((four.unwrap_or_else(unknown), six))
-        });
+        };
+        let dialling = std::thread::Builder::new().spawn_scoped(scope, dial_both)?;
         // Real heartbeats, for as long as it takes: they prove as well that the kernel's clock is the one we write in.
         while !dialling.is_finished() {
             let _stale: io::Result<()> = heartbeat.write(VERIFY_WORKER);
             std::thread::park_timeout(BEAT);
         }
-        dialling.join()
+        let panicked = |_| Err(io::Error::other("the thread panicked"));
+        dialling.join().unwrap_or_else(panicked)
     });
-    match proved {
-        Ok(Ok(findings)) => findings,
-        Ok(Err(error)) => (unknown(error), Finding::Unknown("not tried".into())),
-        Err(_) => (
-            Finding::Unknown("the thread panicked".into()),
-            Finding::Unknown("not tried".into()),
-        ),
-    }
+    proved.unwrap_or_else(|error| (unknown(error), Finding::Unknown("not tried".into())))
 }
 
 /// One connect in the namespace of this thread.

@@ -18,6 +18,7 @@ mod steps;
 mod tests;
 mod watch;
 
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -87,15 +88,28 @@ pub struct Config {
     pub drain_timeout: Duration,
 }
 
-/// Keeps the pods as `desired` wants them, for as long as the task runs.
-pub async fn run<S: Steering>(
+/// Returns the task that keeps the pods as `desired` wants them. Must be called within a tokio runtime.
+///
+/// # Errors
+/// The kernel gives no inotify instance: too many open files, or `fs.inotify.max_user_instances` are in use.
+pub fn start<S: Steering>(
     config: Config,
-    mut desired: channel::Receiver<Arc<Desired>>,
+    desired: channel::Receiver<Arc<Desired>>,
     steering: S,
     status: channel::Sender<Arc<[PodStatus]>>,
-) -> anyhow::Result<()> {
-    let mut pods = Pods::new(config, steering)?;
-    let mut names = watch::NamesWatch::new()?;
+) -> io::Result<impl Future<Output = ()>> {
+    let pods = Pods::new(config, steering)?;
+    let names = watch::NamesWatch::new()?;
+    Ok(run(pods, names, desired, status))
+}
+
+/// Runs until whoever wants pods is gone.
+async fn run<S: Steering>(
+    mut pods: Pods<S>,
+    mut names: watch::NamesWatch,
+    mut desired: channel::Receiver<Arc<Desired>>,
+    status: channel::Sender<Arc<[PodStatus]>>,
+) {
     let mut resync = tokio::time::interval(RESYNC);
     resync.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -116,7 +130,7 @@ pub async fn run<S: Steering>(
             }
         };
         tokio::select! {
-            changed = desired.changed() => if changed.is_err() { return Ok(()) },
+            changed = desired.changed() => if changed.is_err() { return },
             Some(outcome) = pods.probes.join_next() => pods.probed(outcome),
             Some(ended) = pods.departures.join_next() => pods.ended(ended),
             () = names.changed() => pods.look_again(true),

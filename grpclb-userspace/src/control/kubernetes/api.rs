@@ -205,14 +205,15 @@ fn config(options: &Options) -> Result<Config, Error> {
     let config = Config::from_custom_kubeconfig(kubeconfig, &options);
     let runtime = tokio::runtime::Builder::new_current_thread();
     std::thread::scope(|scope| {
-        let read = scope.spawn(move || {
+        let read = move || {
             let mut runtime = runtime;
             runtime
                 .enable_all()
                 .build()
                 .map(|runtime| runtime.block_on(config))
-        });
-        match read.join() {
+        };
+        let reading = std::thread::Builder::new().spawn_scoped(scope, read);
+        match reading.map_err(Error::Thread)?.join() {
             Ok(Ok(config)) => config.map_err(Error::Kubeconfig),
             Ok(Err(cause)) => Err(Error::Thread(cause)),
             Err(panic) => std::panic::resume_unwind(panic),

@@ -104,7 +104,7 @@ struct Room {
     asked: mpsc::UnboundedReceiver<Asked>,
     status: channel::Receiver<Arc<[PodStatus]>>,
     accepted: Accepted,
-    task: tokio::task::JoinHandle<anyhow::Result<()>>,
+    task: tokio::task::JoinHandle<()>,
 }
 
 impl Room {
@@ -126,7 +126,7 @@ impl Room {
             },
             drain_timeout: Duration::from_mins(10),
         };
-        let task = tokio::spawn(run(config, wanted, recorder, status_in));
+        let task = tokio::spawn(start(config, wanted, recorder, status_in).unwrap());
         Self {
             desired,
             asked,
