@@ -11,7 +11,8 @@ use bytes::{Bytes, BytesMut};
 use grpclb_engine::Time;
 use grpclb_engine::balance::{Endpoint, Policy, Service, State};
 use grpclb_engine::splitter::{
-    Action, Budget, ClientId, Config, ConnId, DialError, Ended, How, ServiceKey, Splitter, UpstreamId,
+    Action, Budget, ClientId, Config, ConnId, DialError, Ended, How, ServiceKey, SocketError, Splitter,
+    UpstreamId,
 };
 
 const SERVICE: ServiceKey = ServiceKey(1);
@@ -137,7 +138,11 @@ impl Story {
             7 if !self.dials.is_empty() => {
                 let id = self.dials.remove(usize::from(which) % self.dials.len());
                 if argument.is_multiple_of(4) {
-                    let _ = self.splitter.handle_dialed(self.now, id, Err(DialError::Refused));
+                    let _ = self.splitter.handle_dialed(
+                        self.now,
+                        id,
+                        Err(DialError::Socket(SocketError::Refused)),
+                    );
                 } else if self.splitter.handle_dialed(self.now, id, Ok(())) {
                     self.upstreams.push(Socket {
                         id,
@@ -191,7 +196,7 @@ impl Story {
                 let ended = if argument & 1 == 0 {
                     Ended::Eof
                 } else {
-                    Ended::Error
+                    Ended::Error(SocketError::Reset)
                 };
                 if argument & 2 == 0 {
                     if !self.upstreams.is_empty() {
@@ -324,8 +329,11 @@ impl Story {
 
     fn end(mut self) {
         for socket in std::mem::take(&mut self.clients) {
-            self.splitter
-                .handle_closed(self.now, ConnId::Client(socket.id), Ended::Error);
+            self.splitter.handle_closed(
+                self.now,
+                ConnId::Client(socket.id),
+                Ended::Error(SocketError::Reset),
+            );
         }
         self.splitter.remove_service(self.now, SERVICE);
         for _ in 0..20 {

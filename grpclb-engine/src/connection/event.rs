@@ -99,11 +99,69 @@ pub enum By {
     Local,
 }
 
+/// An error of a connection's socket, by the names of the system (`connect(2)`, `tcp(7)`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SocketError {
+    #[error("connection refused (ECONNREFUSED)")]
+    Refused,
+    #[error("connection reset by peer (ECONNRESET)")]
+    Reset,
+    #[error("connection aborted (ECONNABORTED)")]
+    Aborted,
+    #[error("broken pipe (EPIPE)")]
+    BrokenPipe,
+    /// The peer acknowledged nothing for as long as TCP retransmits.
+    #[error("connection timed out (ETIMEDOUT)")]
+    TimedOut,
+    #[error("no route to host (EHOSTUNREACH)")]
+    HostUnreachable,
+    #[error("host is down (EHOSTDOWN)")]
+    HostDown,
+    #[error("network is unreachable (ENETUNREACH)")]
+    NetworkUnreachable,
+    #[error("network is down (ENETDOWN)")]
+    NetworkDown,
+    /// A firewall of this node drops what is sent.
+    #[error("operation not permitted (EPERM)")]
+    NotPermitted,
+    /// A firewall on the way, or a route, prohibits it.
+    #[error("permission denied (EACCES)")]
+    PermissionDenied,
+    /// No source address or port is free.
+    #[error("cannot assign requested address (EADDRNOTAVAIL)")]
+    AddressNotAvailable,
+    #[error("too many open files (EMFILE)")]
+    TooManyFiles,
+    #[error("no buffer space available (ENOBUFS)")]
+    NoBuffers,
+    #[error("cannot allocate memory (ENOMEM)")]
+    NoMemory,
+    /// Any other error, by its number.
+    #[error("socket error (errno {0})")]
+    Other(i32),
+}
+
+impl SocketError {
+    /// Returns whether the peer's host or the way to it failed, so that further connections to it would fail as well.
+    pub const fn is_unreachable(self) -> bool {
+        matches!(
+            self,
+            Self::TimedOut
+                | Self::HostUnreachable
+                | Self::HostDown
+                | Self::NetworkUnreachable
+                | Self::NetworkDown
+        )
+    }
+}
+
 /// Why a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CloseReason {
     #[error("the peer closed its side")]
     Eof,
+    #[error("{0}")]
+    Socket(#[from] SocketError),
     #[error("all streams have ended after GOAWAY")]
     Drained,
     #[error("closed by us")]

@@ -87,7 +87,7 @@ use crate::Time;
 use crate::frame::{DEFAULT_WINDOW, ErrorCode, StreamId};
 use crate::hpack::{Decoder, Encoder, Fields};
 
-pub use self::event::{By, Cause, CloseReason, Event, HeadersKind, Sent};
+pub use self::event::{By, Cause, CloseReason, Event, HeadersKind, Sent, SocketError};
 pub use self::limits::{Limit, Limits, Rule};
 pub use self::output::{KEEP_FROM, Output, REFERENCE_FROM};
 pub use self::ping::PingKind;
@@ -389,11 +389,20 @@ impl Connection {
         paused
     }
 
-    /// The peer closed its side of the socket, or the socket failed. [`Event::Closed`] follows from `poll_event`.
+    /// The peer closed its side of the socket. [`Event::Closed`] follows from `poll_event`.
     pub fn handle_eof(&mut self) {
+        self.handle_lost(CloseReason::Eof);
+    }
+
+    /// The socket failed. [`Event::Closed`] follows from `poll_event`.
+    pub fn handle_socket_error(&mut self, error: SocketError) {
+        self.handle_lost(CloseReason::Socket(error));
+    }
+
+    fn handle_lost(&mut self, reason: CloseReason) {
         if !self.closed {
             self.control.clear();
-            self.end(ErrorCode::NO_ERROR, CloseReason::Eof, By::Peer);
+            self.end(ErrorCode::NO_ERROR, reason, By::Peer);
         }
     }
 

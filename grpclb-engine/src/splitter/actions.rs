@@ -2,6 +2,7 @@
 
 use super::arena::Key;
 use crate::balance::Endpoint;
+use crate::connection::SocketError;
 
 /// A client's connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -62,17 +63,21 @@ pub enum How {
 /// How a socket ended by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
+    /// The peer closed its side.
     Eof,
-    Error,
+    Error(SocketError),
 }
 
 /// Why a dial failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DialError {
-    #[error("connection refused")]
-    Refused,
+    /// What the system says.
+    #[error("{0}")]
+    Socket(#[from] SocketError),
+    /// Our own deadline has passed; the system was still trying.
     #[error("no answer in time")]
     TimedOut,
+    /// The dial failed before there was a socket: the pod's network namespace cannot be entered.
     #[error("cannot connect")]
     Other,
 }

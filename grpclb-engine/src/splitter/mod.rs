@@ -103,6 +103,7 @@ pub use self::budget::Budget;
 pub use self::config::Config;
 pub use self::describe::{EndpointView, ServiceView};
 pub use self::stats::Stats;
+pub use crate::connection::SocketError;
 
 use self::arena::{Arena, Key};
 use self::calls::Calls;
@@ -314,9 +315,11 @@ impl Splitter {
     /// The socket has ended by itself; it may be closed without further ado.
     pub fn handle_closed(&mut self, now: Time, id: ConnId, ended: Ended) {
         let Some(link) = self.link_mut(id) else { return };
-        let _ = ended; // an end of stream and a reset are the same to HTTP/2: both are sudden without GOAWAY
         if !link.conn.is_closed() {
-            link.conn.handle_eof();
+            match ended {
+                Ended::Eof => link.conn.handle_eof(),
+                Ended::Error(error) => link.conn.handle_socket_error(error),
+            }
             self.handle_input(now, id, &mut BytesMut::new());
         }
         self.forget(now, id);

@@ -186,14 +186,22 @@ impl Splitter {
         let Some(upstream) = self.upstreams.get(id.0) else {
             return;
         };
+        // An end of stream and a reset are the same to HTTP/2: both are sudden without GOAWAY.
+        let lost = matches!(reason, CloseReason::Eof | CloseReason::Socket(_));
         let in_order = matches!(reason, CloseReason::Drained | CloseReason::Local)
-            || (reason == CloseReason::Eof && upstream.link.conn.is_going_away());
+            || (lost && upstream.link.conn.is_going_away());
         // One that says goodbye at once and serves nobody would be dialled again for ever. One that was not needed for
         // a while and then went in order has done nothing wrong.
         let least = if in_order { SHORT_LIFE / 10 } else { SHORT_LIFE };
         let useless = !upstream.is_ready() || (!upstream.served && now.since(upstream.since) < least);
-        let dead = reason == CloseReason::PingTimeout;
-        let why = if code == ErrorCode::NO_ERROR || in_order {
+        let dead = match reason {
+            CloseReason::PingTimeout => true,
+            CloseReason::Socket(error) => error.is_unreachable(),
+            _ => false,
+        };
+        let why = if let CloseReason::Socket(error) = reason {
+            format!("lost its connection: {error}")
+        } else if code == ErrorCode::NO_ERROR || in_order {
             format!("ended its connection: {reason}")
         } else {
             format!("ended its connection: {code}, {reason}")

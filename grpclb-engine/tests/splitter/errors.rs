@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use grpclb_engine::connection::Config;
+use grpclb_engine::splitter::SocketError;
 
 use crate::support::{Behaviour, Outcome, World, millis};
 
@@ -24,6 +25,68 @@ fn when_no_endpoint_can_be_reached_grpc_clients_are_told_by_whom_and_why() {
     world.run();
     assert!(matches!(world.outcome(plain), Some(Outcome::Status(http, ..)) if http == "503"));
     assert!(world.calls[plain].body.starts_with(b"grpclb-agent/n1: "));
+}
+
+const SOCKET_ERRORS: [(SocketError, &str); 5] = [
+    (SocketError::TimedOut, "connection timed out (ETIMEDOUT)"),
+    (SocketError::Reset, "connection reset by peer (ECONNRESET)"),
+    (SocketError::HostUnreachable, "no route to host (EHOSTUNREACH)"),
+    (
+        SocketError::NetworkUnreachable,
+        "network is unreachable (ENETUNREACH)",
+    ),
+    (SocketError::Other(71), "socket error (errno 71)"),
+];
+
+#[test]
+fn unavailable_names_the_socket_error_of_the_last_dial() {
+    for (error, name) in SOCKET_ERRORS {
+        let mut world = World::new(1);
+        world.backends[0].accepts = Some(false);
+        world.backends[0].refuses_with = error;
+        let client = world.client();
+        let call = world.call(client, b"x");
+        let message = world.message(call);
+        assert!(message.ends_with(name), "{message}");
+    }
+}
+
+#[test]
+fn unavailable_names_the_socket_error_of_an_established_connection() {
+    for (error, name) in SOCKET_ERRORS {
+        let mut world = World::new(1);
+        world.backends[0].behaviour = Behaviour::Silent;
+        let client = world.client();
+        let call = world.call(client, b"x");
+        world.kill_with(0, error);
+        world.run();
+        let message = world.message(call);
+        assert!(
+            message.ends_with(&format!(" lost its connection: {name}")),
+            "{message}"
+        );
+    }
+}
+
+/// TCP gave up on the host, as an unanswered PING would have told a little later. A reset says nothing of the kind.
+#[test]
+fn endpoint_whose_connection_timed_out_has_failed() {
+    for (error, failed) in [(SocketError::TimedOut, true), (SocketError::Reset, false)] {
+        let mut world = World::new(2);
+        let client = world.client();
+        for _ in 0..10 {
+            let call = world.call(client, b"x");
+            assert!(world.is_ok(call));
+        }
+        world.kill_with(0, error);
+        world.run();
+        let before = world.backends[0].dials;
+        for _ in 0..10 {
+            let call = world.call(client, b"x");
+            assert!(world.is_ok(call));
+        }
+        assert_eq!(world.backends[0].dials == before, failed, "{error:?}");
+    }
 }
 
 #[test]

@@ -20,6 +20,7 @@ use tracing::debug;
 use super::dial::dial;
 use super::leg;
 use super::pod::Pod;
+use super::socket::socket_error;
 use super::wake::Wake;
 
 /// How the pod's tasks reach the driver.
@@ -124,7 +125,9 @@ fn flush(pod: &Pod, now: Time, id: ConnId) {
     let result = leg.flush(now, &mut pod.splitter.borrow_mut());
     if let Err(error) = result {
         debug!(pod = %pod.id, ?id, %error, "write failed");
-        pod.splitter.borrow_mut().handle_closed(now, id, Ended::Error);
+        pod.splitter
+            .borrow_mut()
+            .handle_closed(now, id, Ended::Error(socket_error(&error)));
         leg.end(How::Reset);
     }
 }
@@ -179,9 +182,9 @@ async fn dial_upstream(pod: Rc<Pod>, upstream: UpstreamId, endpoint: Endpoint) {
 }
 
 fn dial_error(error: &std::io::Error) -> DialError {
-    match error.kind() {
-        std::io::ErrorKind::ConnectionRefused => DialError::Refused,
-        std::io::ErrorKind::TimedOut => DialError::TimedOut,
+    match (error.raw_os_error(), error.kind()) {
+        (Some(_), _) => DialError::Socket(socket_error(error)),
+        (None, std::io::ErrorKind::TimedOut) => DialError::TimedOut,
         _ => DialError::Other,
     }
 }

@@ -12,6 +12,7 @@ use bytes::BytesMut;
 use grpclb_engine::Time;
 use grpclb_engine::splitter::{ConnId, Ended, How, ServiceKey, Splitter};
 use tokio::net::TcpStream;
+use tracing::debug;
 
 use super::pod::Pod;
 use super::socket;
@@ -132,7 +133,10 @@ impl Leg {
                 }
                 Ok(Read::Ended) => Ended::Eof,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-                Err(_) => Ended::Error,
+                Err(error) => {
+                    debug!(pod = %pod.id, id = ?self.id, %error, "read failed");
+                    Ended::Error(socket::socket_error(&error))
+                }
             };
             return Poll::Ready(self.report_end(pod, ended));
         }

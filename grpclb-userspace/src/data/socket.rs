@@ -5,6 +5,8 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use grpclb_engine::splitter::SocketError;
+use nix::errno::Errno;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
@@ -20,6 +22,29 @@ const USER_TIMEOUT: Duration = Duration::from_secs(20);
 const KEEPALIVE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_PROBES: u32 = 3;
+
+/// Returns the engine's name of an error. An error that is not the system's counts as number 0.
+pub(super) fn socket_error(error: &io::Error) -> SocketError {
+    let number = error.raw_os_error().unwrap_or(0);
+    match Errno::from_raw(number) {
+        Errno::ECONNREFUSED => SocketError::Refused,
+        Errno::ECONNRESET => SocketError::Reset,
+        Errno::ECONNABORTED => SocketError::Aborted,
+        Errno::EPIPE => SocketError::BrokenPipe,
+        Errno::ETIMEDOUT => SocketError::TimedOut,
+        Errno::EHOSTUNREACH => SocketError::HostUnreachable,
+        Errno::EHOSTDOWN => SocketError::HostDown,
+        Errno::ENETUNREACH => SocketError::NetworkUnreachable,
+        Errno::ENETDOWN => SocketError::NetworkDown,
+        Errno::EPERM => SocketError::NotPermitted,
+        Errno::EACCES => SocketError::PermissionDenied,
+        Errno::EADDRNOTAVAIL => SocketError::AddressNotAvailable,
+        Errno::EMFILE | Errno::ENFILE => SocketError::TooManyFiles,
+        Errno::ENOBUFS => SocketError::NoBuffers,
+        Errno::ENOMEM => SocketError::NoMemory,
+        _ => SocketError::Other(number),
+    }
+}
 
 /// Sets what accepted sockets inherit from their listener (Linux copies these at accept, which saves four system calls
 /// a connection).
@@ -96,4 +121,33 @@ pub(super) async fn read_closed(stream: &TcpStream) {
 /// read is reported by the next poll of this same thread; an end of stream is kept by tokio in any case.
 fn forget_readiness(stream: &TcpStream, interest: Interest) {
     let _ = stream.try_io(interest, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The names are those of the system: text and number belong together.
+    #[test]
+    fn socket_error_names_each_number_that_it_knows() {
+        let mut named = 0;
+        for number in 1..=133 {
+            let error = socket_error(&io::Error::from_raw_os_error(number));
+            if error == SocketError::Other(number) {
+                assert_eq!(error.to_string(), format!("socket error (errno {number})"));
+                continue;
+            }
+            let (errno, said) = (Errno::from_raw(number), error.to_string());
+            named += 1;
+            if errno != Errno::ENFILE {
+                let expected = format!("{} ({errno:?})", errno.desc()).to_lowercase();
+                assert_eq!(said.to_lowercase(), expected);
+            }
+        }
+        assert_eq!(named, 16);
+        assert_eq!(
+            socket_error(&io::Error::other("no number")),
+            SocketError::Other(0)
+        );
+    }
 }

@@ -17,8 +17,8 @@ use grpclb_engine::connection::{self, Event, HeadersKind, Role, StreamKey};
 use grpclb_engine::frame::ErrorCode;
 use grpclb_engine::rng::Rng;
 use grpclb_engine::splitter::{
-    Action, Budget, ClientId, Config, ConnId, DialError, Ended, OpenClientError, ServiceKey, Splitter,
-    UpstreamId,
+    Action, Budget, ClientId, Config, ConnId, DialError, Ended, OpenClientError, ServiceKey, SocketError,
+    Splitter, UpstreamId,
 };
 
 pub use self::wild::{Wild, greeting};
@@ -58,6 +58,8 @@ pub struct Backend {
     pub config: connection::Config,
     /// Dials are answered; `None`: never.
     pub accepts: Option<bool>,
+    /// What dials that are not accepted end with.
+    pub refuses_with: SocketError,
     /// Bytes are taken and never looked at.
     pub frozen: bool,
     /// How much longer than others it takes to be connected.
@@ -192,6 +194,7 @@ impl World {
             behaviour: Behaviour::Echo,
             config: connection::Config::to_client(),
             accepts: Some(true),
+            refuses_with: SocketError::Refused,
             frozen: false,
             slow: Duration::ZERO,
             farewell: false,
@@ -372,18 +375,23 @@ impl World {
 
     /// All connections of the backend break, with what is on the wire.
     pub fn kill(&mut self, backend: usize) {
+        self.kill_with(backend, SocketError::Reset);
+    }
+
+    /// As [`World::kill`]: each socket ends with this error.
+    pub fn kill_with(&mut self, backend: usize, error: SocketError) {
         let dead: Vec<usize> = (0..self.links.len())
             .filter(|&n| self.links[n].backend == backend && !self.links[n].over)
             .collect();
         for n in dead {
-            self.break_link(n);
+            self.break_link(n, error);
         }
     }
 
-    fn break_link(&mut self, n: usize) {
+    fn break_link(&mut self, n: usize, error: SocketError) {
         self.links[n].over = true;
         let id = ConnId::Upstream(self.links[n].id);
-        self.splitter.handle_closed(self.now, id, Ended::Error);
+        self.splitter.handle_closed(self.now, id, Ended::Error(error));
     }
 
     /// A connection to some backend breaks.
@@ -391,15 +399,18 @@ impl World {
         let open: Vec<usize> = (0..self.links.len()).filter(|&n| !self.links[n].over).collect();
         if !open.is_empty() {
             let n = open[self.rng.below(open.len() as u64) as usize];
-            self.break_link(n);
+            self.break_link(n, SocketError::Reset);
         }
     }
 
     /// The client's socket breaks.
     pub fn drop_client(&mut self, client: usize) {
         self.clients[client].over = true;
-        self.splitter
-            .handle_closed(self.now, ConnId::Client(self.clients[client].id), Ended::Error);
+        self.splitter.handle_closed(
+            self.now,
+            ConnId::Client(self.clients[client].id),
+            Ended::Error(SocketError::Reset),
+        );
         for call in self
             .calls
             .iter_mut()

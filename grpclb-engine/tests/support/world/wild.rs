@@ -3,7 +3,7 @@
 use bytes::BytesMut;
 use grpclb_engine::connection::Role;
 use grpclb_engine::frame::{ErrorCode, Frame, PREFACE, Reader};
-use grpclb_engine::splitter::{ConnId, Ended, UpstreamId};
+use grpclb_engine::splitter::{ConnId, Ended, SocketError, UpstreamId};
 
 use super::{SERVICE, World};
 use crate::support::{flags, kinds, raw};
@@ -119,7 +119,7 @@ impl World {
     pub fn leave(&mut self, wild: usize) {
         self.wilds[wild].over = true;
         self.splitter
-            .handle_closed(self.now, self.wilds[wild].id, Ended::Error);
+            .handle_closed(self.now, self.wilds[wild].id, Ended::Error(SocketError::Reset));
         self.run();
     }
 

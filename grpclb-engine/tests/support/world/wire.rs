@@ -6,7 +6,7 @@ use std::time::Duration;
 use grpclb_engine::Time;
 use grpclb_engine::connection::Role;
 use grpclb_engine::frame::ErrorCode;
-use grpclb_engine::splitter::{Action, ConnId, DialError, Ended};
+use grpclb_engine::splitter::{Action, ConnId, DialError, Ended, SocketError};
 
 use super::{Link, Outcome, Side, Wire, World};
 
@@ -140,7 +140,11 @@ impl World {
                 }
                 Some(false) => {
                     moved = true;
-                    let _ = self.splitter.handle_dialed(self.now, id, Err(DialError::Refused));
+                    let _ = self.splitter.handle_dialed(
+                        self.now,
+                        id,
+                        Err(DialError::Socket(self.backends[backend].refuses_with)),
+                    );
                 }
                 None => self.dials.push((at + Duration::from_hours(1), id, backend)),
             }
