@@ -11,6 +11,7 @@
 //! - [`steering`]: tells it; [`status`]: collects what the admin answers; [`readiness`]: who stands in the way;
 //! - [`explain`]: why a pod's calls are balanced or not;
 //! - [`bypassing`]: connections that are not steered, shown and adopted; [`delays`]: how long changes take;
+//! - [`memory`]: how much of it calls may hold, and what goes back to the system;
 //! - [`instances`]: other agents of this node, handing over; [`signals`]: told to end;
 //! - [`watchdog`]: ends the process when a worker stands still.
 
@@ -18,6 +19,7 @@ mod bypassing;
 mod delays;
 mod explain;
 mod instances;
+mod memory;
 mod opaque;
 mod options;
 mod process;
@@ -49,6 +51,7 @@ use crate::observe::{logging, status::Phase};
 use crate::pods::{self, PodStatus};
 use delays::Delays;
 use instances::{HandOver, Instance};
+use memory::Memory;
 use readiness::Readiness;
 use services::Services;
 use signals::Signals;
@@ -77,25 +80,11 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     }
     logging::init(&options.log, options.log_format)?;
     process::prepare(options.workers())?;
-    let runtime = runtime().context("cannot start the agent's runtime")?;
+    let runtime = process::runtime().context("cannot start the agent's runtime")?;
     let outcome = runtime.block_on(async { Agent::start(options)?.live().await });
     // Not `drop`, which would wait for tasks that nobody needs any more.
     runtime.shutdown_background();
     outcome
-}
-
-/// The main thread's runtime, with a thread for what blocks that stays for good: without any, tokio panics where none can be
-/// made.
-fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
-    const FOREVER: Duration = Duration::from_hours(100 * 365 * 24);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .thread_keep_alive(FOREVER)
-        .build()?;
-    let trial = std::thread::Builder::new().spawn(|| {})?;
-    let _ended = trial.join();
-    drop(runtime.spawn_blocking(|| {}));
-    Ok(runtime)
 }
 
 /// A started agent. Fields drop in this order: the admin first, the kernel's links before the listeners in the pods.
@@ -105,6 +94,7 @@ struct Agent<'o> {
     collector: Arc<Collector>,
     kernel: SharedKernel,
     data: Arc<DataPlane>,
+    memory: Memory,
     services: Services,
     control: control::Watch,
     /// What `pods` is to keep: follows `control` until the agent drains.
@@ -199,6 +189,7 @@ impl<'o> Agent<'o> {
             admin: None,
             collector,
             kernel,
+            memory: Memory::new(Arc::clone(&data)),
             data,
             services: Services::new(),
             control,
@@ -293,6 +284,7 @@ impl<'o> Agent<'o> {
                     let (services, pods) = (self.services.served().len(), self.pods_wanted.borrow().pods.len());
                     tracing::info!(services, pods, "the first state is taken up");
                     self.first_pods().await;
+                    self.memory.synced();
                 }
                 _ = retry.tick(), if first_state.is_none() => {
                     if let Some(guard) = &not_attached {
@@ -310,6 +302,7 @@ impl<'o> Agent<'o> {
                     }
                     // Also what the kernel's tables refused before.
                     self.take_up();
+                    self.memory.look(Instant::now());
                 }
                 _ = cgroup_check.tick(), if not_attached.is_none() => {
                     if let Err(error) = self.follow_cgroup() {

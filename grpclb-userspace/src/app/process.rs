@@ -1,9 +1,12 @@
 //! What the process asks of the kernel for itself.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io;
+use std::time::Duration;
 
 use nix::sys::prctl::set_dumpable;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::runtime::{Builder, Runtime};
 
 /// Open files of an agent without pods and workers (51, measured): maps, programs, links, watches, the admin. A few more
 /// are open for a moment while it starts.
@@ -57,7 +60,21 @@ fn check_files(limit: u64, workers: usize) -> Result<(), TooFewFiles> {
     Ok(())
 }
 
-/// Gives back what only the start needed. The kernel's types, read while its programs are loaded, take 20 MB in small
+/// The main thread's runtime, with a thread for what blocks that stays for good: without any, tokio panics where none can be
+/// made.
+pub(super) fn runtime() -> io::Result<Runtime> {
+    const FOREVER: Duration = Duration::from_hours(100 * 365 * 24);
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .thread_keep_alive(FOREVER)
+        .build()?;
+    let trial = std::thread::Builder::new().spawn(|| {})?;
+    let _ended = trial.join();
+    drop(runtime.spawn_blocking(|| {}));
+    Ok(runtime)
+}
+
+/// Gives memory back that is free: what only the start needed, and what an attack has left. The kernel's types, read while its programs are loaded, take 20 MB in small
 /// pieces; when they are gone, a few that stay behind them keep the allocator from letting go of what lies between
 /// (measured: 2.5 MB of heap, of which 0.7 MB are in use).
 pub(super) fn give_back_memory() {

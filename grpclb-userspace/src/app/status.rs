@@ -188,7 +188,7 @@ impl Collector {
             readiness: StatusSource::readiness(self),
             source: self.source(),
             kernel: self.kernel(),
-            process: process::read(),
+            process: self.process(),
             workers: self.workers(&data),
             pods: pods.iter().map(pod_of).collect(),
             services: self
@@ -199,6 +199,15 @@ impl Collector {
             services_known: known.wanted.services.len() as u64,
             services_left_alone: known.wanted.left_alone.services.len() as u64,
             counters: counters(&data, &known),
+        }
+    }
+
+    fn process(&self) -> told::Process {
+        let memory = self.data.memory();
+        told::Process {
+            budget_bytes: memory.budget as u64,
+            held_bytes: memory.held as u64,
+            ..process::read()
         }
     }
 

@@ -22,6 +22,15 @@ use crate::netns::Netns;
 #[derive(Debug)]
 pub struct DataPlane {
     workers: Vec<Worker>,
+    budget: Arc<Budget>,
+}
+
+/// Memory of all pods, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// Taken from the budget.
+    pub held: usize,
+    pub budget: usize,
 }
 
 #[derive(Debug)]
@@ -48,7 +57,20 @@ impl DataPlane {
                 Ok(Worker { commands, services })
             })
             .collect::<Result<_, _>>()?;
-        Ok(Self { workers })
+        Ok(Self { workers, budget })
+    }
+
+    /// Sets how many bytes all pods may hold together; 256 MiB until then.
+    pub fn set_memory_budget(&self, bytes: usize) {
+        self.budget.set_limit(bytes);
+    }
+
+    /// Returns how many bytes pods hold.
+    pub fn memory(&self) -> Memory {
+        Memory {
+            held: self.budget.used(),
+            budget: self.budget.limit(),
+        }
     }
 
     /// The worker that this pod belongs to, always the same one: the kernel checks that worker's heartbeat.

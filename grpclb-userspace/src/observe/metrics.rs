@@ -271,6 +271,20 @@ pub const METRICS: &[Metric] = &[
         samples: |status, out| out.add(&[], status.process.resident_bytes as f64),
     },
     Metric {
+        name: "grpclb_memory_budget_bytes",
+        kind: Kind::Gauge,
+        labels: &[],
+        help: "Bytes that the calls of all pods may hold together.",
+        samples: |status, out| out.add(&[], status.process.budget_bytes as f64),
+    },
+    Metric {
+        name: "grpclb_memory_held_bytes",
+        kind: Kind::Gauge,
+        labels: &[],
+        help: "Bytes of the budget that pods have taken, in steps of 64 KiB.",
+        samples: |status, out| out.add(&[], status.process.held_bytes as f64),
+    },
+    Metric {
         name: "grpclb_process_socket_bytes",
         kind: Kind::Gauge,
         labels: &[],

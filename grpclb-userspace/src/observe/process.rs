@@ -11,6 +11,8 @@ pub fn read() -> Process {
     let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
     Process {
         resident_bytes: field(&status, "VmRSS:").unwrap_or(0) * 1024,
+        budget_bytes: 0,
+        held_bytes: 0,
         socket_bytes: socket_bytes(),
         // One of them is the directory that is being read.
         open_files: fs::read_dir("/proc/self/fd")
@@ -18,6 +20,12 @@ pub fn read() -> Process {
         threads: field(&status, "Threads:").unwrap_or(0),
         cpu_seconds: cpu_seconds(&stat),
     }
+}
+
+/// Resident bytes of this process, now; zero where they cannot be read.
+pub fn resident_bytes() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    field(&status, "VmRSS:").unwrap_or(0) * 1024
 }
 
 /// The number after `name` in `/proc/self/status` or `memory.stat`.

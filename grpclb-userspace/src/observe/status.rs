@@ -120,6 +120,12 @@ pub struct Program {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Process {
     pub resident_bytes: u64,
+    /// Bytes that all pods' calls may hold together.
+    #[serde(default)]
+    pub budget_bytes: u64,
+    /// Bytes of it that pods have taken.
+    #[serde(default)]
+    pub held_bytes: u64,
     /// Memory of all sockets of the agent's cgroup (`sock` in memory.stat); `None` without cgroup v2's memory controller.
     pub socket_bytes: Option<u64>,
     pub open_files: u64,

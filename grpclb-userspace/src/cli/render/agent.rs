@@ -83,6 +83,14 @@ impl Draw {
                 process.cpu_seconds
             ),
         );
+        if process.budget_bytes > 0 {
+            let (held, budget) = (size(process.held_bytes), size(process.budget_bytes));
+            fact(
+                text,
+                "memory",
+                &format!("{held} held for calls, of at most {budget}"),
+            );
+        }
         if status.early_connections > 0 {
             let were = match status.early_connections {
                 1 => "1 connection was".to_owned(),

@@ -48,6 +48,8 @@ fn example() -> Status {
         },
         process: Process {
             resident_bytes: 8_400_000,
+            budget_bytes: 0,
+            held_bytes: 0,
             socket_bytes: Some(2_000),
             open_files: 34,
             threads: 4,
