@@ -283,8 +283,8 @@ impl<S: Steering> Pods<S> {
         let now = Instant::now();
         let expected = known_addresses(&self.former, &pod.spec);
         let arrived = match arrived {
-            Ok(_) if !confirmed(expected, &addresses) => Err(not_confirmed(expected, &addresses)),
-            arrived => arrived.map_err(|error| error.to_string()),
+            Ok(_) if !confirmed(expected, &addresses) => Err((not_confirmed(expected, &addresses), None)),
+            arrived => arrived.map_err(|error| (error.to_string(), error.is_late())),
         };
         match arrived {
             Ok(Arrived { ipv6, note }) => {
@@ -296,11 +296,19 @@ impl<S: Steering> Pods<S> {
                 (place.steer.ipv6, place.steer.addresses, place.note) = (ipv6, addresses, note);
                 pod.probe_arrived(changed, now);
             }
-            Err(reason) => {
-                if pod.reason.as_deref() != Some(&*reason) {
+            Err((reason, late)) => {
+                let is_new = pod.reason.as_deref() != Some(&*reason);
+                let unsteers = match late {
+                    Some(queued) => pod.probe_late(reason.clone(), queued, now),
+                    None => pod.probe_failed(reason.clone(), now),
+                };
+                let stays = pod.stage == Stage::Steered && !unsteers;
+                if stays && is_new {
+                    tracing::warn!(pod = %pod.spec.name, %reason, "a pod's probe is late; the pod stays steered");
+                } else if is_new || unsteers {
                     tracing::warn!(pod = %pod.spec.name, %reason, "a pod is not steered; its connections go the plain way");
                 }
-                if pod.probe_failed(reason, now) {
+                if unsteers {
                     self.unsteer(&incarnation);
                 }
             }

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, watch as channel};
 use super::*;
 use crate::model::{NetnsRef, PodId, PodSpec};
 
+mod late;
 mod sandboxes;
 
 const TOKEN: &str = "instance-under-test";
@@ -40,6 +41,8 @@ struct Recorder {
     /// What accepts for each incarnation, ended with it.
     accepting: BTreeMap<String, tokio::task::JoinSet<()>>,
     answer: &'static str,
+    /// Accepts no more while this is set.
+    stalled: channel::Receiver<bool>,
     /// Connections accepted over IPv4 and over IPv6.
     accepted: Accepted,
 }
@@ -53,8 +56,10 @@ impl Steering for Recorder {
         for listener in [Some(pod.listeners.v4), pod.listeners.v6].into_iter().flatten() {
             let listener = tokio::net::TcpListener::from_std(listener)?;
             let accepted = Arc::clone(&self.accepted);
+            let mut stalled = self.stalled.clone();
             accepting.spawn(async move {
                 while let Ok((stream, _)) = listener.accept().await {
+                    let _ = stalled.wait_for(|stalled| !stalled).await;
                     let mut stream = stream.into_std().expect("a std stream");
                     let family = usize::from(stream.local_addr().is_ok_and(|local| local.is_ipv6()));
                     accepted[family].fetch_add(1, Ordering::Relaxed);
@@ -104,6 +109,7 @@ struct Room {
     asked: mpsc::UnboundedReceiver<Asked>,
     status: channel::Receiver<Arc<[PodStatus]>>,
     accepted: Accepted,
+    stalled: channel::Sender<bool>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -113,7 +119,9 @@ impl Room {
         let (desired, wanted) = channel::channel(Arc::default());
         let (status_in, status) = channel::channel(Arc::from([]));
         let accepted = Accepted::default();
+        let (stalled, is_stalled) = channel::channel(false);
         let recorder = Recorder {
+            stalled: is_stalled,
             accepted: Arc::clone(&accepted),
             asked: asked_in,
             accepting: BTreeMap::new(),
@@ -132,6 +140,7 @@ impl Room {
             asked,
             status,
             accepted,
+            stalled,
             task,
         }
     }
