@@ -50,6 +50,16 @@ impl Backoff {
         self.until = None;
     }
 
+    /// The endpoint has failed and has not been connected since, whether or not its time is over.
+    pub fn is_suspect(&self) -> bool {
+        self.until.is_some()
+    }
+
+    /// The endpoint may be tried now, whatever is left of its time.
+    pub fn cut_short(&mut self, now: Time) {
+        self.until = self.until.map(|until| until.min(now));
+    }
+
     /// Until when the endpoint is out, if it is.
     pub fn until(&self, now: Time) -> Option<Time> {
         self.until.filter(|&until| now < until)

@@ -9,6 +9,7 @@
 mod backoff;
 mod load;
 mod member;
+mod members;
 mod picker;
 mod policy;
 mod subset;

@@ -1,13 +1,12 @@
-//! The pick itself: the members of one (client pod, Service), their turns, their loads, and who of them is out.
+//! The pick itself: the turns and loads of one (client pod, Service)'s endpoints, and what is said of them. Which endpoints
+//! may be picked is [`super::members`]'s.
 //!
 //! The picker does not know connections. It asks for an endpoint's [`Standing`] and prefers one that can take the call
 //! now; what the policy had wanted instead is told in [`Choice::wanted`], so that it is dialled in the background.
 
-use std::sync::Arc;
-
-use super::member::Member;
-use super::subset::rank;
-use super::{Endpoint, MemberKey, Policy, Service, State, backoff};
+use super::member::{Member, UNRANKED, Use};
+use super::members::Members;
+use super::{Endpoint, MemberKey, Policy, Service, backoff};
 use crate::rng::Rng;
 use crate::time::Time;
 
@@ -57,20 +56,9 @@ pub struct Choice {
 pub struct Picker {
     seed: u64,
     policy: Policy,
-    subset: usize,
-    slots: Vec<Slot>,
-    /// Indices into `slots` of the members, in the order of this pod's ranking.
-    members: Vec<u32>,
-    /// The endpoints of the snapshot, and the ones beyond the subset, best first: who moves up when a member fails.
-    endpoints: Arc<[Endpoint]>,
-    reserve: std::vec::IntoIter<usize>,
+    members: Members,
     last_failure: Time,
-}
-
-#[derive(Debug, Default)]
-struct Slot {
-    generation: u32,
-    member: Option<Member>,
+    last_recovery: Option<Time>,
 }
 
 impl Picker {
@@ -79,60 +67,24 @@ impl Picker {
         let mut picker = Self {
             seed,
             policy: service.policy,
-            subset: 1,
-            slots: Vec::new(),
-            members: Vec::new(),
-            endpoints: Arc::new([]),
-            reserve: Vec::new().into_iter(),
+            members: Members::default(),
             last_failure: Time::ZERO,
+            last_recovery: None,
         };
         picker.update(Time::ZERO, service);
         picker
     }
 
-    /// Takes up a new snapshot. Members that stay keep their keys, turns, loads and backoffs.
+    /// Takes up a new snapshot. Endpoints that are in it keep their keys, turns, loads and backoffs, and so do those that are
+    /// not for as long as they have calls.
     pub fn update(&mut self, now: Time, service: &Service) {
         self.policy = service.policy;
-        self.subset = service.subset.max(1);
-        self.endpoints = Arc::clone(&service.endpoints);
-        let mut ranked = rank(&self.endpoints, self.seed);
-        // Draining ones rank last. They are used only where there is nobody else.
-        let ready = ranked
-            .iter()
-            .take_while(|&&index| self.endpoints[index].state == State::Ready)
-            .count();
-        if ready > 0 {
-            ranked.truncate(ready);
-        }
-        let reserve = ranked.split_off(ranked.len().min(self.subset));
-        self.reserve = reserve.into_iter();
-
-        let mut before: Vec<Option<u32>> = self.members.drain(..).map(Some).collect();
-        for index in ranked {
-            let endpoint = self.endpoints[index].clone();
-            let known = before.iter_mut().find(|slot| {
-                slot.and_then(|slot| self.slots[slot as usize].member.as_ref())
-                    .is_some_and(|member| member.endpoint.is_same(&endpoint))
-            });
-            if let Some(slot) = known.and_then(Option::take) {
-                if let Some(member) = &mut self.slots[slot as usize].member {
-                    member.endpoint = endpoint;
-                }
-                self.members.push(slot);
-            } else {
-                self.add(endpoint);
-            }
-        }
-        for gone in before.into_iter().flatten() {
-            let slot = &mut self.slots[gone as usize];
-            slot.member = None;
-            slot.generation = slot.generation.wrapping_add(1);
-        }
-        self.top_up(now);
+        self.members.update(now, service, self.seed);
     }
 
     /// Chooses an endpoint for a call. `avoid` names members that have refused this call already: they are taken only
-    /// when there is nobody else. `None`: there is no endpoint, or all have failed a moment ago.
+    /// when there is nobody else. Where no endpoint may be picked, one whose dial takes long is better than none. `None`: there
+    /// is no endpoint, or all have failed a moment ago.
     ///
     /// Nothing is counted yet: [`Self::start`] does when the call is given to the endpoint.
     pub fn pick(
@@ -142,7 +94,8 @@ impl Picker {
         avoid: &[MemberKey],
         mut standing: impl FnMut(MemberKey) -> Standing,
     ) -> Option<Choice> {
-        let total = self.advance(now);
+        self.members.refresh(now);
+        let total = self.advance();
         let wanted = match self.choose(now, rng, |key| !avoid.contains(&key)) {
             Some(wanted) => wanted,
             None if avoid.is_empty() => self.last_resort(now)?,
@@ -178,7 +131,7 @@ impl Picker {
                 !avoid.contains(&key) && standing(key) == Standing::Absent
             });
         }
-        if let Some(member) = self.member_mut(choice.member) {
+        if let Some(member) = self.members.get_mut(choice.member) {
             member.credit = member.credit.saturating_sub(total);
         }
         Some(choice)
@@ -186,7 +139,7 @@ impl Picker {
 
     /// A call was given to this endpoint.
     pub fn start(&mut self, key: MemberKey) {
-        if let Some(member) = self.member_mut(key) {
+        if let Some(member) = self.members.get_mut(key) {
             member.load.start();
             member.picks = member.picks.saturating_add(1);
         }
@@ -194,32 +147,35 @@ impl Picker {
 
     /// A call that was started is over, or has moved to another endpoint.
     pub fn finish(&mut self, key: MemberKey) {
-        if let Some(member) = self.member_mut(key) {
+        if let Some(member) = self.members.get_mut(key) {
             member.load.finish();
+            if member.rank == UNRANKED {
+                self.members.finished(key);
+            }
         }
     }
 
     /// An opaque connection was given to this endpoint; it counts as one call in flight.
     pub fn start_opaque(&mut self, key: MemberKey) {
         self.start(key);
-        if let Some(member) = self.member_mut(key) {
+        if let Some(member) = self.members.get_mut(key) {
             member.opaque = member.opaque.saturating_add(1);
         }
     }
 
     /// An opaque connection is over.
     pub fn finish_opaque(&mut self, key: MemberKey) {
-        if let Some(member) = self.member_mut(key)
+        if let Some(member) = self.members.get_mut(key)
             && let Some(fewer) = member.opaque.checked_sub(1)
         {
             member.opaque = fewer;
-            member.load.finish();
+            self.finish(key);
         }
     }
 
     /// The endpoint lost or reset a call.
     pub fn note_error(&mut self, key: MemberKey) {
-        if let Some(member) = self.member_mut(key) {
+        if let Some(member) = self.members.get_mut(key) {
             member.errors = member.errors.saturating_add(1);
         }
     }
@@ -227,65 +183,162 @@ impl Picker {
     /// The endpoint has answered a call: response headers came after `took`.
     pub fn succeed(&mut self, key: MemberKey, now: Time, took: std::time::Duration) {
         let measured = self.policy == Policy::PeakEwma;
-        if let Some(member) = self.member_mut(key) {
-            if member.backoff.failures() > 0 {
-                member.backoff.succeed();
-            }
-            if measured {
-                member.load.observe(now, took);
+        let Some(member) = self.members.get_mut(key) else {
+            return;
+        };
+        if measured {
+            member.load.observe(now, took);
+        }
+        if member.backoff.failures() > 0 {
+            let returns = !member.is_sound();
+            member.backoff.succeed();
+            if returns {
+                self.members.settle(now);
             }
         }
     }
 
     /// The endpoint could not be connected, or proved dead: it leaves the pick for a while. Returns until when.
+    ///
+    /// A probe ([`Self::take_probe`]) that fails before the endpoint's time is over changes nothing.
     pub fn fail(&mut self, key: MemberKey, now: Time, rng: &mut Rng) -> Option<Time> {
-        let member = self.member_mut(key)?;
-        let until = member.backoff.fail(now, rng);
-        member.credit = 0;
-        self.last_failure = now;
-        self.top_up(now);
+        let member = self.members.get_mut(key)?;
+        let probed = std::mem::take(&mut member.probed);
+        member.slow_until = None;
+        let until = if let Some(until) = member.backoff.until(now).filter(|_| probed) {
+            until
+        } else {
+            self.last_failure = now;
+            member.backoff.fail(now, rng)
+        };
+        self.members.settle(now);
         Some(until)
     }
 
-    /// A connection to the endpoint is up: it may be picked. Only an answered call ends its row of failures.
-    pub fn connected(&mut self, key: MemberKey) {
-        if let Some(member) = self.member_mut(key) {
-            member.backoff.forgive();
+    /// The endpoint's dial takes longer than calls should wait for while there are others: the endpoint leaves the pick until
+    /// [`Self::connected`] or [`Self::fail`], or until `until` if neither is called. Not a failure yet.
+    pub fn suspend(&mut self, key: MemberKey, now: Time, until: Time) {
+        if let Some(member) = self.members.get_mut(key) {
+            member.slow_until = Some(until);
+            self.members.settle(now);
         }
     }
 
-    /// The member, unless it has left.
+    /// The dial that took long was given up, and not for a fault of the endpoint.
+    pub fn resume(&mut self, key: MemberKey, now: Time) {
+        if let Some(member) = self.members.get_mut(key) {
+            member.probed = false;
+            if member.slow_until.take().is_some() {
+                self.members.settle(now);
+            }
+        }
+    }
+
+    /// A connection to the endpoint is up: it may be picked. Only an answered call ends its row of failures.
+    ///
+    /// Returns true where an endpoint that had failed is back: what kept it away may have kept others away too, which are
+    /// worth a probe ([`Self::take_probe`]). True at most once a second, since an endpoint may come and go.
+    pub fn connected(&mut self, key: MemberKey, now: Time) -> bool {
+        let Some(member) = self.members.get_mut(key).filter(|member| !member.is_sound()) else {
+            return false;
+        };
+        let had_failed = member.backoff.is_suspect();
+        member.probed = false;
+        member.slow_until = None;
+        member.backoff.forgive();
+        self.members.settle(now);
+        let first = self
+            .last_recovery
+            .is_none_or(|last| now.since(last) >= backoff::FIRST);
+        if had_failed && first {
+            self.last_recovery = Some(now);
+        }
+        had_failed && first
+    }
+
+    /// The endpoints that have failed and are out of the pick, the first of this pod's ranking first, at most as many as the
+    /// subset has places.
+    pub fn worth_a_probe(&self, now: Time) -> Vec<MemberKey> {
+        let mut out: Vec<(u32, MemberKey)> = self
+            .members
+            .used()
+            .filter(|(_, member)| member.backoff.until(now).is_some() && !member.is_slow(now))
+            .map(|(key, member)| (member.rank, key))
+            .collect();
+        out.sort_unstable_by_key(|&(rank, _)| rank);
+        out.truncate(self.members.subset());
+        out.into_iter().map(|(_, key)| key).collect()
+    }
+
+    /// Notes that the endpoint is dialled though its time out of the pick is not over. False if it has returned meanwhile, or
+    /// is not used any more.
+    pub fn take_probe(&mut self, key: MemberKey, now: Time) -> bool {
+        let Some(member) = self.members.get_mut(key) else {
+            return false;
+        };
+        let worth = member.used == Use::Out && member.backoff.until(now).is_some() && !member.is_slow(now);
+        member.probed |= worth;
+        worth
+    }
+
+    /// As [`Self::take_probe`] for endpoints that only a pick can try: it may be picked from now on.
+    pub fn cut_short(&mut self, key: MemberKey, now: Time) {
+        if let Some(member) = self.members.get_mut(key) {
+            member.backoff.cut_short(now);
+            self.members.settle(now);
+        }
+    }
+
+    /// When [`Self::wake`] has something to do.
+    pub fn next_return(&self) -> Option<Time> {
+        let next = self.members.next_return();
+        if self.members.has_picked() {
+            next
+        } else {
+            next.map(|next| next.min(self.last_failure + backoff::FIRST))
+        }
+    }
+
+    /// Lets endpoints return whose time out of the pick is over; where all are out, one of them once a second.
+    pub fn wake(&mut self, now: Time) {
+        self.members.refresh(now);
+        if !self.members.has_picked() {
+            self.retry_failed(now);
+        }
+    }
+
+    /// Whether an endpoint other than this one may be picked.
+    pub fn has_other(&mut self, now: Time, key: MemberKey) -> bool {
+        self.members.refresh(now);
+        self.members.picked().any(|(other, _)| other != key)
+    }
+
+    /// The endpoint, unless it is known no more.
     pub fn get(&self, key: MemberKey) -> Option<&Member> {
-        self.slots
-            .get(key.index())
-            .filter(|slot| slot.generation == key.generation)?
-            .member
-            .as_ref()
+        self.members.get(key)
     }
 
-    /// All members, in the order of this pod's ranking.
+    /// All endpoints of the subset, those that are out included.
     pub fn members(&self) -> impl Iterator<Item = (MemberKey, &Member)> {
-        self.members.iter().filter_map(|&index| {
-            let slot = &self.slots[index as usize];
-            slot.member.as_ref().map(|member| {
-                (
-                    MemberKey {
-                        index,
-                        generation: slot.generation,
-                    },
-                    member,
-                )
-            })
-        })
+        self.members.used()
     }
 
-    /// The member that is this endpoint, if it is one.
+    /// The endpoints that may be picked.
+    pub fn picked(&self) -> impl Iterator<Item = (MemberKey, &Member)> {
+        self.members.picked()
+    }
+
+    /// The endpoint's key, if it is known: in use, or with calls that still run.
     pub fn find(&self, endpoint: &Endpoint) -> Option<MemberKey> {
-        self.members()
-            .find(|(_, member)| member.endpoint.is_same(endpoint))
-            .map(|(key, _)| key)
+        self.members.find(endpoint)
     }
 
+    /// Whether the endpoint belongs to the subset, whether or not it is out.
+    pub fn is_used(&self, key: MemberKey) -> bool {
+        self.get(key).is_some_and(|member| member.used != Use::Resting)
+    }
+
+    /// The snapshot has no endpoint.
     pub fn is_empty(&self) -> bool {
         self.members.is_empty()
     }
@@ -294,85 +347,54 @@ impl Picker {
         self.policy
     }
 
-    fn member_mut(&mut self, key: MemberKey) -> Option<&mut Member> {
-        self.slots
-            .get_mut(key.index())
-            .filter(|slot| slot.generation == key.generation)?
-            .member
-            .as_mut()
-    }
-
-    fn add(&mut self, endpoint: Endpoint) {
-        let member = Member::new(endpoint);
-        let free = self
-            .slots
-            .iter()
-            .position(|slot| slot.member.is_none())
-            .unwrap_or(self.slots.len());
-        if free == self.slots.len() {
-            self.slots.push(Slot::default());
-        }
-        self.slots[free].member = Some(member);
-        self.members.push(free as u32);
-    }
-
-    /// Lets the next in rank in while members are out, up to twice the subset.
-    fn top_up(&mut self, now: Time) {
-        while self.members.len() < self.subset.saturating_mul(2)
-            && self
-                .members()
-                .filter(|(_, member)| member.backoff.until(now).is_none())
-                .count()
-                < self.subset
-        {
-            let Some(next) = self.reserve.next() else { return };
-            let endpoint = self.endpoints[next].clone();
-            self.add(endpoint);
-        }
-    }
-
-    /// All members are out. One of them is tried again nevertheless, but at most once a second: two minutes of errors
-    /// after everything has come back would be worse than a few vain dials.
+    /// No member may be picked: one that has failed is tried all the same, or else one whose dial is under way.
     fn last_resort(&mut self, now: Time) -> Option<MemberKey> {
-        if self.members.is_empty() || now.since(self.last_failure) < backoff::FIRST {
+        self.retry_failed(now).or_else(|| {
+            self.members
+                .used()
+                .filter(|(_, member)| member.is_slow(now))
+                .min_by_key(|(_, member)| member.rank)
+                .map(|(key, _)| key)
+        })
+    }
+
+    /// Lets an endpoint return that has failed, whatever its backoff says, but at most once a second: two minutes of errors
+    /// after everything has come back would be worse than a few vain dials.
+    fn retry_failed(&mut self, now: Time) -> Option<MemberKey> {
+        if now.since(self.last_failure) < backoff::FIRST {
             return None;
         }
         let (key, _) = self
-            .members()
-            .min_by_key(|(_, member)| member.backoff.until(now))?;
-        self.connected(key);
+            .members
+            .used()
+            .filter(|(_, member)| !member.is_slow(now))
+            .min_by_key(|(_, member)| (member.backoff.until(now), member.rank))?;
+        self.cut_short(key, now);
         Some(key)
     }
 
-    /// Gives every usable member its due (smooth weighted round robin, as nginx has it) and returns the sum.
+    /// Gives every member that may be picked its due (smooth weighted round robin, as nginx has it) and returns the sum.
     #[expect(
         clippy::arithmetic_side_effects,
         reason = "64 bits hold four rounds of 32-bit weights"
     )]
-    fn advance(&mut self, now: Time) -> i64 {
+    fn advance(&mut self) -> i64 {
         if self.policy != Policy::RoundRobin {
             return 0;
         }
-        let mut total = 0;
-        for &index in &self.members {
-            if let Some(member) = &mut self.slots[index as usize].member
-                && member.backoff.until(now).is_none()
-            {
-                total += i64::from(member.weight());
-            }
-        }
-        let most = total * CREDIT_ROUNDS;
-        for &index in &self.members {
-            if let Some(member) = &mut self.slots[index as usize].member
-                && member.backoff.until(now).is_none()
-            {
-                member.credit = (member.credit + i64::from(member.weight())).clamp(-most, most);
-            }
-        }
+        let total: i64 = self
+            .members
+            .picked()
+            .map(|(_, member)| i64::from(member.weight()))
+            .sum();
+        let most = total.saturating_mul(CREDIT_ROUNDS);
+        self.members.for_each_picked(|member| {
+            member.credit = (member.credit + i64::from(member.weight())).clamp(-most, most);
+        });
         total
     }
 
-    /// The policy's choice among the members that are not out and that `allowed` lets pass.
+    /// The policy's choice among the members that may be picked and that `allowed` lets pass.
     fn choose(
         &self,
         now: Time,
@@ -380,10 +402,9 @@ impl Picker {
         mut allowed: impl FnMut(MemberKey) -> bool,
     ) -> Option<MemberKey> {
         let mut usable = |except: Option<MemberKey>, visit: &mut dyn FnMut(MemberKey, &Member) -> bool| {
-            self.members()
-                .filter(|&(key, member)| {
-                    Some(key) != except && member.backoff.until(now).is_none() && allowed(key)
-                })
+            self.members
+                .picked()
+                .filter(|&(key, _)| Some(key) != except && allowed(key))
                 .find(|&(key, member)| visit(key, member))
                 .map(|(key, _)| key)
         };

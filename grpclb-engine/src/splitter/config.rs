@@ -18,11 +18,18 @@ pub struct Config {
     pub pool: usize,
     /// Calls of one (pod, Service) that wait for a connection, at most.
     pub queue: usize,
-    /// From the dial to the backend's SETTINGS.
-    pub dial_timeout: Duration,
+    /// A dial that has not come to the backend's SETTINGS in this time goes on in the background: its calls are given to
+    /// other endpoints, and the endpoint leaves the pick, as long as others can be asked.
+    pub dial_patience: Duration,
+    /// From the dial to the TCP connection, at most; then the endpoint has failed.
+    pub connect_timeout: Duration,
+    /// From the TCP connection to the backend's SETTINGS, at most; then the endpoint has failed.
+    pub settings_timeout: Duration,
     /// Calls that came before any endpoint was connected wait this long for the one that was picked for them; then they
     /// go to one that is. Without it a first burst would go to whoever answers first.
     pub dial_grace: Duration,
+    /// When an endpoint is back that had failed, the others that are out are dialled once each, spread over this time.
+    pub probe_spread: Duration,
     /// A connection window that stays used up for this long, while streams wait for it, takes no more calls.
     pub stall: Duration,
     /// A connection without calls is closed after this time.
@@ -51,8 +58,11 @@ impl Config {
             backend: connection::Config::to_backend(),
             pool: 4,
             queue: 10_000,
-            dial_timeout: Duration::from_secs(1),
+            dial_patience: Duration::from_secs(1),
+            connect_timeout: Duration::from_secs(20),
+            settings_timeout: Duration::from_secs(20),
             dial_grace: Duration::from_millis(50),
+            probe_spread: Duration::from_millis(500),
             stall: Duration::from_millis(50),
             idle: Duration::from_mins(5),
             linger: Duration::from_secs(5),

@@ -41,7 +41,7 @@ pub struct EndpointView {
     pub errors: u64,
     /// Opaque connections.
     pub opaque: u32,
-    /// It failed, and is out of the pick for this long.
+    /// It failed, or its dial takes long, and it is out of the pick for this long.
     pub out_for: Option<Duration>,
     /// Of the policy `peak_ewma`.
     pub latency: Option<Duration>,
@@ -63,7 +63,7 @@ impl Splitter {
                     calls: member.picks(),
                     errors: member.errors(),
                     opaque: member.opaque(),
-                    out_for: member.backoff().until(now).map(|until| until.since(now)),
+                    out_for: member.out_until(now).map(|until| until.since(now)),
                     latency: member.load().latency(),
                 })
                 .collect();
@@ -79,7 +79,13 @@ impl Splitter {
                     .iter()
                     .position(|view| view.endpoint.is_same(&pool.endpoint));
                 let index = index.unwrap_or_else(|| {
-                    endpoints.push(EndpointView::leaving(pool.endpoint.clone()));
+                    let mut view = EndpointView::leaving(pool.endpoint.clone());
+                    let known = group.picker.find(&pool.endpoint);
+                    if let Some(member) = known.and_then(|member| group.picker.get(member)) {
+                        (view.calls, view.errors) = (member.picks(), member.errors());
+                        view.opaque = member.opaque();
+                    }
+                    endpoints.push(view);
                     endpoints.len() - 1
                 });
                 let entry = &mut endpoints[index];

@@ -87,14 +87,19 @@ pub(super) struct Client {
 
 /// A connection to a backend.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Upstream {
     pub(super) link: Link,
     pub(super) pool: Key,
     pub(super) state: UpstreamState,
     /// When it came into its state.
     pub(super) since: Time,
+    /// When it was asked for.
+    pub(super) dialed: Time,
     /// The calls that waited for it were given to others.
     pub(super) overdue: bool,
+    /// Its dial takes longer than calls should wait for: it goes on in the background.
+    pub(super) late: bool,
     /// It has answered a call.
     pub(super) served: bool,
     /// When a call began or ended on it.

@@ -6,6 +6,8 @@ use super::Splitter;
 use super::actions::{Action, ClientId, ConnId, DialError, How, UpstreamId};
 use super::arena::Key;
 use super::link::UpstreamState;
+use super::timers::Owner;
+use super::waiting::After;
 use crate::Time;
 use crate::connection::PingKind;
 
@@ -29,7 +31,7 @@ impl Splitter {
         let Some(link) = self.link_mut(id) else { return };
         if link.timer.is_none_or(|timer| at < timer) {
             link.timer = Some(at);
-            self.timers.push(at, id);
+            self.timers.push(at, Owner::Conn(id));
         }
     }
 
@@ -55,12 +57,27 @@ impl Splitter {
                     .and_then(|pool| pool.next_dial);
                 [stall, idle, dial].into_iter().flatten().min()
             }
-            _ if !upstream.overdue => {
-                Some(upstream.since + self.config.dial_grace.min(self.config.dial_timeout))
+            UpstreamState::Dialing | UpstreamState::Handshaking => {
+                let end = upstream.since + self.dial_limit(upstream.state);
+                let next = if !upstream.overdue {
+                    upstream.dialed + self.config.dial_grace.min(self.config.dial_patience)
+                } else if !upstream.late {
+                    upstream.dialed + self.config.dial_patience
+                } else {
+                    end
+                };
+                Some(next.min(end))
             }
-            _ => Some(upstream.since + self.config.dial_timeout),
         };
         [conn, own].into_iter().flatten().min()
+    }
+
+    /// How long a dial may be in this state.
+    fn dial_limit(&self, state: UpstreamState) -> Duration {
+        match state {
+            UpstreamState::Handshaking => self.config.settings_timeout,
+            UpstreamState::Dialing | UpstreamState::Ready => self.config.connect_timeout,
+        }
     }
 
     /// How long a connection of this pool may be without calls.
@@ -136,16 +153,57 @@ impl Splitter {
             } else if upstream.link.conn.streams() == 0 && now.since(upstream.last_used) >= idle_limit {
                 self.shut_upstream(now, id);
             }
-        } else if now.since(upstream.since) >= self.config.dial_timeout {
+        } else {
+            self.dial_timeout(now, id);
+        }
+    }
+
+    /// A dial is looked at: it has failed, or takes longer than calls should wait for.
+    fn dial_timeout(&mut self, now: Time, id: UpstreamId) {
+        let (grace, patience) = (self.config.dial_grace, self.config.dial_patience);
+        let Some(upstream) = self.upstreams.get(id.0) else {
+            return;
+        };
+        let limit = self.dial_limit(upstream.state);
+        let Some(upstream) = self.upstreams.get_mut(id.0) else {
+            return;
+        };
+        let (pool, took) = (upstream.pool, now.since(upstream.dialed));
+        if now.since(upstream.since) >= limit {
             self.upstream_over(now, id, &DialError::TimedOut.to_string(), true);
             self.actions.push_back(Action::CloseUpstream {
                 upstream: id,
                 how: How::Reset,
             });
             self.forget(now, id.into());
-        } else if now.since(upstream.since) >= self.config.dial_grace && !upstream.overdue {
+        } else if took >= patience && !upstream.late {
+            (upstream.overdue, upstream.late) = (true, true);
+            self.suspend_if_alone(now, id);
+            self.place_waiting(now, pool, After::VainDial);
+            self.relocate_around(now, pool);
+        } else if took >= grace && !upstream.overdue {
             upstream.overdue = true;
-            self.place_waiting(now, pool);
+            self.place_waiting(now, pool, After::Change);
+        }
+    }
+
+    /// A dial takes long: its endpoint leaves the pick, unless another connection shows that it is alive.
+    pub(super) fn suspend_if_alone(&mut self, now: Time, id: UpstreamId) {
+        let Some(upstream) = self.upstreams.get(id.0) else {
+            return;
+        };
+        let until = upstream.since + self.dial_limit(upstream.state);
+        let Some(pool) = self.pools.get(upstream.pool) else {
+            return;
+        };
+        let is_up = |id: &UpstreamId| {
+            let upstream = self.upstreams.get(id.0);
+            upstream.is_some_and(|upstream| upstream.is_ready() && upstream.is_live())
+        };
+        if !pool.upstreams.iter().any(is_up)
+            && let Some(group) = self.groups.get_mut(pool.group)
+        {
+            group.picker.suspend(pool.member, now, until);
         }
     }
 

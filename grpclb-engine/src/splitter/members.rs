@@ -3,6 +3,7 @@
 use super::Splitter;
 use super::actions::{ConnId, How};
 use super::arena::Key;
+use super::waiting::After;
 use crate::Time;
 
 impl Splitter {
@@ -21,7 +22,8 @@ impl Splitter {
                 return;
             };
             let owner = pool.owner;
-            if let Some(member) = group.picker.find(&pool.endpoint) {
+            let used = group.picker.find(&pool.endpoint);
+            if let Some(member) = used.filter(|&member| group.picker.is_used(member)) {
                 pool.retired = false;
                 pool.member = member;
                 if let Some(endpoint) = group.picker.get(member) {
@@ -36,7 +38,7 @@ impl Splitter {
             }
         }
         for pool_key in displaced {
-            self.place_waiting(now, pool_key);
+            self.place_waiting(now, pool_key, After::Change);
             self.retire(now, pool_key);
         }
     }

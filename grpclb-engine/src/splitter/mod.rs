@@ -9,7 +9,7 @@
 //! * **Output**: [`Splitter::poll_action`] (sockets to make and to close), [`Splitter::poll_dirty`] (connections with
 //!   something to send) and [`Splitter::transmit`] (the bytes), [`Splitter::poll_timeout`].
 //! * **Commands**: [`Splitter::drain`], [`Splitter::drain_service`]; for connections that are not HTTP/2
-//!   [`Splitter::pick_opaque`] with [`Splitter::opaque_failed`] and [`Splitter::opaque_closed`].
+//!   [`Splitter::pick_opaque`] with [`Splitter::opaque_connected`], [`Splitter::opaque_failed`] and [`Splitter::opaque_closed`].
 //! * **Memory**: [`Splitter::charge_external`], [`Splitter::discharge_external`], [`Splitter::is_short`].
 //! * **Getters**: [`Splitter::is_idle`], [`Splitter::stats`], [`Splitter::describe`], [`Splitter::buffered`], [`Splitter::held`],
 //!   [`Splitter::wants_input`].
@@ -37,7 +37,9 @@
 //! | `calls` | all calls; the one place where a call ends, with its outcome |
 //! | `call` | one call's state, and the table of its outcomes when its backend is lost |
 //! | `pool` | from a call to a connection: pick, dial, wait |
+//! | `waiting` | calls that wait for a connection: in a pool's queue, and from there to wherever one can take them |
 //! | `members` | pools when the Service's endpoints change |
+//! | `recovery` | deadlines of a Service: endpoints that may be tried again, probes of the others when one is back |
 //! | `flow` | from queues to bytes; credit |
 //! | `growth` | how large windows become |
 //! | `memory`, `budget` | what the pod holds, its share of the agent's budget, and what is done when that is used up |
@@ -78,6 +80,7 @@ mod opaque;
 mod pool;
 #[expect(clippy::arithmetic_side_effects, reason = "counts objects, one at a time")]
 mod recent;
+mod recovery;
 #[expect(
     clippy::arithmetic_side_effects,
     reason = "sizes and counts of what is in memory"
@@ -90,6 +93,7 @@ mod stats;
 mod timers;
 #[expect(clippy::arithmetic_side_effects, reason = "counts objects, one at a time")]
 mod upstream;
+mod waiting;
 
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
@@ -194,6 +198,7 @@ impl Splitter {
             group.service = service;
             group.removed = false;
             self.follow_members(now, group_key);
+            self.relocate(now, group_key);
             self.send_away_if_empty(now, group_key);
         } else {
             let group = self.groups.insert(Group {
@@ -202,6 +207,9 @@ impl Splitter {
                 service,
                 removed: false,
                 pools: PoolSet::default(),
+                waiting: 0,
+                probes: Vec::new(),
+                timer: None,
                 clients: 0,
                 last_error: String::from("none"),
                 recent: recent::Recent::default(),
@@ -339,7 +347,14 @@ impl Splitter {
 
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Time) {
-        while let Some((at, id)) = self.timers.pop_due(now) {
+        while let Some((at, owner)) = self.timers.pop_due(now) {
+            let id = match owner {
+                timers::Owner::Conn(id) => id,
+                timers::Owner::Group(group) => {
+                    self.group_timeout(now, at, group);
+                    continue;
+                }
+            };
             let Some(link) = self.link_mut(id).filter(|link| link.timer == Some(at)) else {
                 continue;
             };

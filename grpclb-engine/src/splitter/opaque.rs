@@ -1,5 +1,7 @@
 //! Connections that are not HTTP/2: one endpoint for the whole connection, from the same picker.
 
+use super::arena::Key;
+use super::recovery::ProbeBy;
 use super::{ServiceKey, Splitter};
 use crate::Time;
 use crate::balance::{Endpoint, MemberKey, Standing};
@@ -17,25 +19,56 @@ impl Splitter {
             .map(|member| member.endpoint().clone())
     }
 
-    /// The endpoint could not be connected.
-    pub fn opaque_failed(&mut self, now: Time, service: ServiceKey, endpoint: &Endpoint) {
-        if let Some((group, member)) = self.opaque_over(service, endpoint)
-            && let Some(group) = self.groups.get_mut(group)
+    /// The endpoint is connected; the connection is still in flight. What is known of it after failures is mended.
+    pub fn opaque_connected(&mut self, now: Time, service: ServiceKey, endpoint: &Endpoint) {
+        if let Some((key, member)) = self.opaque_member(service, endpoint)
+            && let Some(group) = self.groups.get_mut(key)
+            && group.picker.connected(member, now)
         {
-            group.picker.fail(member, now, &mut self.rng);
+            self.plan_probes(now, key, ProbeBy::Pick);
         }
     }
 
-    /// The connection is over.
-    pub fn opaque_closed(&mut self, _now: Time, service: ServiceKey, endpoint: &Endpoint) {
-        self.opaque_over(service, endpoint);
+    /// Whether another endpoint than this one may be picked: a dial that takes long is then better given up.
+    pub fn has_other_endpoint(&mut self, now: Time, service: ServiceKey, endpoint: &Endpoint) -> bool {
+        let Some(group) = self
+            .by_service
+            .get(&service)
+            .and_then(|&key| self.groups.get_mut(key))
+        else {
+            return false;
+        };
+        match group.picker.find(endpoint) {
+            Some(member) => group.picker.has_other(now, member),
+            None => group.picker.picked().next().is_some(),
+        }
     }
 
-    fn opaque_over(&mut self, service: ServiceKey, endpoint: &Endpoint) -> Option<(super::Key, MemberKey)> {
+    /// The endpoint could not be connected.
+    pub fn opaque_failed(&mut self, now: Time, service: ServiceKey, endpoint: &Endpoint) {
+        let Some((key, member)) = self.opaque_member(service, endpoint) else {
+            return;
+        };
+        if let Some(group) = self.groups.get_mut(key) {
+            // First the failure: an endpoint that is over and not in the snapshot is forgotten.
+            group.picker.fail(member, now, &mut self.rng);
+            group.picker.finish_opaque(member);
+        }
+        self.relocate(now, key);
+    }
+
+    /// The connection is over, or was given up before there was one.
+    pub fn opaque_closed(&mut self, _now: Time, service: ServiceKey, endpoint: &Endpoint) {
+        if let Some((key, member)) = self.opaque_member(service, endpoint)
+            && let Some(group) = self.groups.get_mut(key)
+        {
+            group.picker.finish_opaque(member);
+        }
+    }
+
+    fn opaque_member(&self, service: ServiceKey, endpoint: &Endpoint) -> Option<(Key, MemberKey)> {
         let key = *self.by_service.get(&service)?;
-        let group = self.groups.get_mut(key)?;
-        let member = group.picker.find(endpoint)?;
-        group.picker.finish_opaque(member);
+        let member = self.groups.get(key)?.picker.find(endpoint)?;
         Some((key, member))
     }
 }

@@ -1,5 +1,5 @@
 //! Groups (one Service as this pod uses it), pools (connections to one endpoint), and how a call comes to a connection:
-//! pick, dial, wait.
+//! pick, dial, send. Calls that find none at once are [`super::waiting`]'s.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use super::arena::{Arena, Key};
 use super::call::Place;
 use super::link::{Link, Upstream, UpstreamState};
 use super::recent::Recent;
+use super::recovery::Probe;
 use super::{ServiceKey, Splitter, memory};
 use crate::Time;
 use crate::balance::{Endpoint, MemberKey, Picker, Service, Standing};
@@ -24,6 +25,12 @@ pub(super) struct Group {
     pub(super) removed: bool,
     pub(super) picker: Picker,
     pub(super) pools: PoolSet,
+    /// Calls in all queues, the pod's and those of client connections with pools of their own.
+    pub(super) waiting: usize,
+    /// Endpoints to be tried before their backoff is over.
+    pub(super) probes: Vec<Probe>,
+    /// The time for which it stands in the heap of timers.
+    pub(super) timer: Option<Time>,
     /// Clients' connections.
     pub(super) clients: usize,
     /// Why an endpoint failed last: for the message of calls that find none.
@@ -63,12 +70,14 @@ pub(super) struct Pool {
 }
 
 impl PoolSet {
-    fn get(&self, pools: &Arena<Pool>, member: MemberKey) -> Option<Key> {
+    pub(super) fn get(&self, pools: &Arena<Pool>, member: MemberKey) -> Option<Key> {
         let key = (*self.by_member.get(member.index())?)?;
         pools.get(key).filter(|pool| pool.member == member).map(|_| key)
     }
 
+    /// Makes this the member's pool, and no other's.
     pub(super) fn set(&mut self, member: MemberKey, pool: Key) {
+        self.forget(pool);
         if self.by_member.len() <= member.index() {
             self.by_member.resize(member.index() + 1, None);
         }
@@ -97,9 +106,9 @@ impl Pool {
 }
 
 /// What a pool's connections allow.
-fn standing(now: Time, pool: Option<&Pool>, upstreams: &Arena<Upstream>, most: usize) -> Standing {
+pub(super) fn standing(now: Time, pool: Option<&Pool>, upstreams: &Arena<Upstream>, most: usize) -> Standing {
     let Some(pool) = pool else { return Standing::Absent };
-    let (mut live, mut on_the_way, mut stalled) = (0, false, false);
+    let (mut live, mut on_the_way, mut late, mut stalled) = (0, false, false, false);
     for upstream in pool.upstreams.iter().filter_map(|id| upstreams.get(id.0)) {
         if upstream.takes_calls() {
             if !upstream.stalled {
@@ -109,11 +118,15 @@ fn standing(now: Time, pool: Option<&Pool>, upstreams: &Arena<Upstream>, most: u
         }
         if upstream.is_live() {
             live += 1;
-            on_the_way |= !upstream.is_ready();
+            on_the_way |= !upstream.is_ready() && !upstream.late;
+            late |= upstream.late && !upstream.is_ready();
         }
     }
     if on_the_way {
         Standing::Dialing
+    } else if late {
+        // Another endpoint will take the call sooner, but for one that is full as well.
+        if stalled { Standing::Room } else { Standing::Full }
     } else if live < most && !pool.is_held_off(now, live) {
         Standing::Absent
     } else if stalled {
@@ -125,7 +138,7 @@ fn standing(now: Time, pool: Option<&Pool>, upstreams: &Arena<Upstream>, most: u
 
 impl Splitter {
     /// Whose pools the calls of this client use.
-    fn owner(&self, client: ClientId) -> Option<ClientId> {
+    pub(super) fn owner(&self, client: ClientId) -> Option<ClientId> {
         self.clients
             .get(client.0)
             .and_then(|client| client.pools.as_ref())
@@ -139,7 +152,7 @@ impl Splitter {
         }
     }
 
-    fn set(&self, group: Key, owner: Option<ClientId>) -> Option<&PoolSet> {
+    pub(super) fn set(&self, group: Key, owner: Option<ClientId>) -> Option<&PoolSet> {
         match owner {
             None => self.groups.get(group).map(|group| &group.pools),
             Some(client) => self.clients.get(client.0)?.pools.as_ref(),
@@ -175,15 +188,7 @@ impl Splitter {
             }
         });
         let Some(choice) = choice else {
-            let reason = if group.picker.is_empty() {
-                format!("{} has no endpoint", group.service.name)
-            } else {
-                format!(
-                    "no endpoint of {} can be reached; the last one tried: {}",
-                    group.service.name, group.last_error
-                )
-            };
-            return self.answer_unavailable(now, key, &reason);
+            return self.answer_unreachable(now, key);
         };
         if let Some(wanted) = choice.wanted {
             let pool = self.pool_for(group_key, owner, wanted);
@@ -203,29 +208,63 @@ impl Splitter {
         }
     }
 
+    /// Answers a call for which there is no endpoint.
+    pub(super) fn answer_unreachable(&mut self, now: Time, key: Key) {
+        let group = self.calls.get(key).map(|call| call.group);
+        let Some(group) = group.and_then(|group| self.groups.get(group)) else {
+            return;
+        };
+        let reason = if group.picker.is_empty() {
+            format!("{} has no endpoint", group.service.name)
+        } else {
+            format!(
+                "no endpoint of {} can be reached; the last one tried: {}",
+                group.service.name, group.last_error
+            )
+        };
+        self.answer_unavailable(now, key, &reason);
+    }
+
     /// No call waits on a dial while a connected endpoint has room, but for the very first: those that come while
     /// the first connections are made. Else a first burst would go to whoever answers first.
     fn note_cold_start(&mut self, now: Time, group: Key, owner: Option<ClientId>) {
-        let ready = |pool: &Pool| {
-            pool.upstreams
-                .iter()
-                .any(|id| self.upstreams.get(id.0).is_some_and(Upstream::is_ready))
-        };
-        let warm = self
-            .set(group, owner)
-            .is_some_and(|set| set.iter().any(|pool| self.pools.get(pool).is_some_and(ready)));
+        let warm = self.is_warm(group, owner);
         let grace = self.config.dial_grace;
         if let Some(set) = self.set_mut(group, owner).filter(|_| !warm) {
             set.cold_until = now + grace;
         }
     }
 
-    /// The pool of this member; made where there is none.
-    fn pool_for(&mut self, group: Key, owner: Option<ClientId>, member: MemberKey) -> Option<Key> {
+    /// Some endpoint is connected.
+    pub(super) fn is_warm(&self, group: Key, owner: Option<ClientId>) -> bool {
+        let ready = |pool: &Pool| {
+            pool.upstreams
+                .iter()
+                .any(|id| self.upstreams.get(id.0).is_some_and(Upstream::is_ready))
+        };
+        self.set(group, owner)
+            .is_some_and(|set| set.iter().any(|pool| self.pools.get(pool).is_some_and(ready)))
+    }
+
+    /// The pool of this member; made where there is none. An endpoint that is used again gets the pool back whose last calls
+    /// still run: there is one for each owner and endpoint.
+    pub(super) fn pool_for(&mut self, group: Key, owner: Option<ClientId>, member: MemberKey) -> Option<Key> {
         if let Some(pool) = self.set(group, owner)?.get(&self.pools, member) {
             return Some(pool);
         }
         let endpoint = self.groups.get(group)?.picker.get(member)?.endpoint().clone();
+        let is_its =
+            |pool: &Pool| pool.group == group && pool.owner == owner && pool.endpoint.is_same(&endpoint);
+        let former = self.pools.iter().find(|(_, pool)| is_its(pool));
+        if let Some(former) = former.map(|(key, _)| key)
+            && let Some(pool) = self.pools.get_mut(former)
+        {
+            pool.retired = false;
+            pool.member = member;
+            pool.endpoint = endpoint;
+            self.set_mut(group, owner)?.set(member, former);
+            return Some(former);
+        }
         let pool = self.pools.insert(Pool {
             group,
             owner,
@@ -241,7 +280,7 @@ impl Splitter {
     }
 
     /// A connection of the pool that takes a call now: one that is not stalled, if there is one.
-    fn usable(&self, pool: Option<Key>) -> Option<UpstreamId> {
+    pub(super) fn usable(&self, pool: Option<Key>) -> Option<UpstreamId> {
         let pool = self.pools.get(pool?).filter(|pool| !pool.retired)?;
         let mut second = None;
         for &id in &pool.upstreams {
@@ -285,7 +324,9 @@ impl Splitter {
             pool: pool_key,
             state: UpstreamState::Dialing,
             since: now,
+            dialed: now,
             overdue: false,
+            late: false,
             served: false,
             last_used: now,
             blocked_since: None,
@@ -306,142 +347,8 @@ impl Splitter {
         self.arm(id.into());
     }
 
-    /// Lets the call wait in this pool's queue; false if it was answered, for there are too many.
-    fn enqueue(&mut self, now: Time, pool_key: Option<Key>, key: Key) -> bool {
-        let Some(pool_key) = pool_key else { return false };
-        let Some((group, owner)) = self.pools.get(pool_key).map(|pool| (pool.group, pool.owner)) else {
-            return false;
-        };
-        let most = self.config.queue;
-        let Some(set) = self.set_mut(group, owner) else {
-            return false;
-        };
-        if set.waiting >= most {
-            self.stats.queue_full += 1;
-            self.answer_unavailable(now, key, &format!("{most} calls wait for a connection already"));
-            return false;
-        }
-        set.waiting += 1;
-        self.stats.queued += 1;
-        if let Some(call) = self.calls.get_mut(key) {
-            call.place = Place::Waiting(pool_key);
-            call.since = now;
-        }
-        if let Some(pool) = self.pools.get_mut(pool_key) {
-            // Calls that were cancelled leave their keys behind.
-            if pool.waiting.len() >= 64 && pool.waiting.len().is_power_of_two() {
-                let calls = &self.calls;
-                pool.waiting.retain(|&key| {
-                    calls
-                        .get(key)
-                        .is_some_and(|call| call.place == Place::Waiting(pool_key))
-                });
-            }
-            pool.waiting.push_back(key);
-        }
-        true
-    }
-
-    /// The call waits no more: it is sent, moved, or over.
-    pub(super) fn leave_queue(&mut self, key: Key) {
-        let Some(call) = self.calls.get_mut(key) else {
-            return;
-        };
-        let Place::Waiting(pool) = call.place else { return };
-        call.place = Place::Nowhere;
-        if let Some((group, owner)) = self.pools.get(pool).map(|pool| (pool.group, pool.owner))
-            && let Some(set) = self.set_mut(group, owner)
-        {
-            debug_assert!(set.waiting > 0, "a set counts the calls that wait");
-            set.waiting = set.waiting.saturating_sub(1);
-        }
-    }
-
-    /// The oldest call that waits in this pool; it leaves the queue.
-    fn next_waiting(&mut self, pool_key: Key) -> Option<Key> {
-        loop {
-            let key = self.pools.get_mut(pool_key)?.waiting.pop_front()?;
-            if self
-                .calls
-                .get(key)
-                .is_some_and(|call| call.place == Place::Waiting(pool_key))
-            {
-                self.leave_queue(key);
-                return Some(key);
-            }
-        }
-    }
-
-    /// Gives calls that wait to this pool's connections: its own, then others' that need not wait where they are.
-    pub(super) fn serve(&mut self, now: Time, pool_key: Key) {
-        let Some((group, owner)) = self.pools.get(pool_key).map(|pool| (pool.group, pool.owner)) else {
-            return;
-        };
-        while self.set(group, owner).is_some_and(|set| set.waiting > 0) {
-            let Some(upstream) = self.usable(Some(pool_key)) else {
-                break;
-            };
-            let next = self
-                .next_waiting(pool_key)
-                .or_else(|| self.steal(now, group, owner, pool_key));
-            let Some(key) = next else { return };
-            self.assign(now, key, upstream);
-        }
-        if self
-            .pools
-            .get(pool_key)
-            .is_some_and(|pool| !pool.waiting.is_empty())
-        {
-            self.dial(now, Some(pool_key));
-        }
-    }
-
-    /// The oldest call in the other queues of this owner, but for queues whose dial has only just begun.
-    fn steal(&mut self, now: Time, group: Key, owner: Option<ClientId>, thief: Key) -> Option<Key> {
-        let grace = self.config.dial_grace;
-        let waits_well = |pool: &Pool| {
-            pool.upstreams
-                .iter()
-                .filter_map(|id| self.upstreams.get(id.0))
-                .any(|upstream| {
-                    !upstream.is_ready()
-                        && upstream.is_live()
-                        && now.since(upstream.since) < grace
-                        && !upstream.overdue
-                })
-        };
-        let mut oldest: Option<(Time, Key)> = None;
-        for key in self.set(group, owner)?.iter().filter(|&key| key != thief) {
-            let Some(pool) = self.pools.get(key).filter(|pool| !waits_well(pool)) else {
-                continue;
-            };
-            let first = pool
-                .waiting
-                .iter()
-                .filter_map(|&call| self.calls.get(call))
-                .find(|call| call.place == Place::Waiting(key));
-            if let Some(call) = first
-                && oldest.is_none_or(|(since, _)| call.since < since)
-            {
-                oldest = Some((call.since, key));
-            }
-        }
-        self.next_waiting(oldest?.1)
-    }
-
-    /// Picks anew for all calls that wait in this pool.
-    pub(super) fn place_waiting(&mut self, now: Time, pool_key: Key) {
-        let mut waiting = Vec::new();
-        while let Some(key) = self.next_waiting(pool_key) {
-            waiting.push(key);
-        }
-        for key in waiting {
-            self.place(now, key);
-        }
-    }
-
     /// Sends the call, or what is known of it so far.
-    fn assign(&mut self, now: Time, key: Key, id: UpstreamId) {
+    pub(super) fn assign(&mut self, now: Time, key: Key, id: UpstreamId) {
         let (Some(call), Some(upstream)) = (self.calls.get_mut(key), self.upstreams.get_mut(id.0)) else {
             return;
         };

@@ -7,6 +7,8 @@ use super::actions::{Action, DialError, How, UpstreamId};
 use super::arena::Key;
 use super::call::{Call, Loss, Place};
 use super::link::{CLOSE_PATIENCE, UpstreamState};
+use super::recovery::ProbeBy;
+use super::waiting::{After, SOON};
 use crate::Time;
 use crate::balance::MemberKey;
 use crate::connection::{Cause, CloseReason, Event, PingKind, StreamKey, Tag};
@@ -32,6 +34,10 @@ impl Splitter {
         match result {
             Ok(()) => {
                 upstream.state = UpstreamState::Handshaking;
+                upstream.since = now;
+                if upstream.late {
+                    self.suspend_if_alone(now, id);
+                }
                 self.touch(id.into());
                 self.arm(id.into());
                 true
@@ -136,7 +142,7 @@ impl Splitter {
                 };
                 self.lost(now, key, loss, &why);
             }
-            Event::GoAway { code, debug, .. } => self.upstream_goes(id, code, &debug),
+            Event::GoAway { code, debug, .. } => self.upstream_goes(now, id, code, &debug),
             Event::Pong {
                 kind: PingKind::Bandwidth,
                 round_trip,
@@ -165,17 +171,27 @@ impl Splitter {
         let pool_key = upstream.pool;
         if let Some(pool) = self.pools.get(pool_key)
             && let Some(group) = self.groups.get_mut(pool.group)
+            && group.picker.connected(pool.member, now)
         {
-            group.picker.connected(pool.member);
+            let (group, owner) = (pool.group, pool.owner);
+            self.plan_probes(now, group, ProbeBy::Dial(owner));
         }
         // `after_upstream` serves those that wait.
     }
 
     /// GOAWAY: calls go elsewhere from now on; those that it took go on. The connection ends when they have.
-    fn upstream_goes(&mut self, id: UpstreamId, code: ErrorCode, debug: &[u8]) {
+    fn upstream_goes(&mut self, now: Time, id: UpstreamId, code: ErrorCode, debug: &[u8]) {
         self.stats.goaways += 1;
         if code == ErrorCode::ENHANCE_YOUR_CALM && debug.starts_with(b"too_many_pings") {
             self.slow_pings(id);
+        }
+        // It does not count any more: the endpoint may be dialled for calls that wait elsewhere, unless this is its end.
+        let pool = self.upstreams.get(id.0).map(|upstream| upstream.pool);
+        let group = pool.and_then(|pool| self.pools.get(pool)).map(|pool| pool.group);
+        if let Some(key) = group
+            && self.groups.get(key).is_some_and(|group| group.waiting > 0)
+        {
+            self.arm_group_at(key, now + SOON);
         }
     }
 
@@ -280,8 +296,9 @@ impl Splitter {
             !pool.waiting.is_empty() && !pool.upstreams.iter().any(alive)
         });
         if displaced {
-            self.place_waiting(now, pool_key);
+            self.place_waiting(now, pool_key, After::VainDial);
         }
+        self.relocate_around(now, pool_key);
         let group = self.pools.get(pool_key).map(|pool| pool.group);
         self.drop_pool_if_empty(pool_key);
         if let Some(group) = group {
@@ -329,8 +346,12 @@ impl Splitter {
         if upstream.link.closing.is_some() {
             return;
         }
+        let is_ready = upstream.is_ready();
         if let Some(pool) = self.pools.get_mut(upstream.pool) {
             pool.upstreams.retain(|&other| other != id);
+            if !is_ready && let Some(group) = self.groups.get_mut(pool.group) {
+                group.picker.resume(pool.member, now);
+            }
         }
         self.actions
             .push_back(Action::CloseUpstream { upstream: id, how });

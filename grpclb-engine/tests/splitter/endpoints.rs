@@ -197,31 +197,6 @@ fn a_backend_that_takes_no_connection_is_left_alone_for_a_growing_time() {
 }
 
 #[test]
-fn an_endpoint_that_is_silent_for_a_second_is_given_up_and_nobody_notices() {
-    for accepts in [None, Some(true)] {
-        let mut world = World::new(2);
-        world.backends[0].accepts = accepts;
-        world.backends[0].frozen = true; // connected, perhaps, but its SETTINGS never come
-        let client = world.client();
-        let calls: Vec<_> = (0..10).map(|_| world.open(client, b"x", true)).collect();
-        world.advance(millis(51));
-        assert!(
-            calls.iter().all(|&call| world.is_ok(call)),
-            "after the grace the connected one serves all"
-        );
-        world.advance(Duration::from_secs(1));
-        assert_eq!(world.splitter.stats().dials_failed, 1);
-        let view = world.splitter.describe(world.now);
-        let dead = view[0]
-            .endpoints
-            .iter()
-            .find(|view| view.endpoint.is_same(&world.backends[0].endpoint))
-            .unwrap();
-        assert!(dead.out_for.is_some());
-    }
-}
-
-#[test]
 fn without_any_endpoint_clients_are_told_to_go_and_calls_get_unavailable() {
     let mut world = World::new(1);
     world.backends[0].behaviour = Behaviour::Hold;

@@ -15,6 +15,7 @@ mod local_replies;
 mod memory;
 mod pausing;
 mod pings;
+mod recovery;
 mod replay;
 mod resets;
 mod upkeep;

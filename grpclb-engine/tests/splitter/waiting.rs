@@ -80,3 +80,117 @@ fn connections_that_go_away_slowly_do_not_keep_new_calls_waiting() {
         world.run();
     }
 }
+
+/// Calls on all that the backends take, and one that waits.
+fn one_waits(world: &mut World) -> (usize, usize) {
+    let client = world.client();
+    let room = 4 * world.backends.len();
+    for _ in 0..room {
+        world.call(client, b"held");
+    }
+    let waiting = world.call(client, b"waits");
+    world.advance(Duration::from_secs(5));
+    assert_eq!(world.runs(waiting), 0);
+    (client, waiting)
+}
+
+#[test]
+fn waiting_call_has_an_endpoint_dialled_that_a_snapshot_brings() {
+    for per_connection in [false, true] {
+        let mut world = narrow(1);
+        world.per_connection = per_connection;
+        world.publish();
+        let (_, waiting) = one_waits(&mut world);
+        world.add_backend();
+        world.publish();
+        world.run();
+        assert_eq!(world.backends[1].dials, 1);
+        assert!(world.is_ok(waiting), "{:?}", world.outcome(waiting));
+    }
+}
+
+#[test]
+fn waiting_calls_go_to_as_many_endpoints_as_they_need() {
+    let mut world = narrow(1);
+    let (client, first) = one_waits(&mut world);
+    let mut waiting: Vec<usize> = (0..11).map(|_| world.call(client, b"waits")).collect();
+    waiting.insert(0, first);
+    for _ in 0..3 {
+        let new = world.add_backend();
+        world.backends[new].behaviour = Behaviour::Hold;
+        world.backends[new].config = world.backends[0].config.clone();
+    }
+    world.publish();
+    world.advance(millis(100));
+    for call in waiting {
+        assert_eq!(world.runs(call), 1);
+    }
+}
+
+#[test]
+fn waiting_call_has_a_failed_endpoint_dialled_when_its_backoff_is_over() {
+    for per_connection in [false, true] {
+        let mut world = narrow(2);
+        world.per_connection = per_connection;
+        world.backends[1].accepts = Some(false);
+        world.publish();
+        let client = world.client();
+        for _ in 0..4 {
+            world.call(client, b"held");
+        }
+        let waiting = world.call(client, b"waits");
+        assert_eq!(world.runs(waiting), 0);
+        world.advance(Duration::from_secs(3));
+        assert_eq!(world.outcome(waiting), None);
+        let dials = world.backends[1].dials;
+        assert!((2..=4).contains(&dials), "as its backoff has it: {dials}");
+        world.backends[1].accepts = Some(true);
+        world.backends[1].behaviour = Behaviour::Echo;
+        world.advance(Duration::from_secs(4));
+        assert!(world.is_ok(waiting), "{:?}", world.outcome(waiting));
+    }
+}
+
+#[test]
+fn waiting_call_goes_to_an_endpoint_that_has_lost_its_connections() {
+    for goaway in [false, true] {
+        let mut world = narrow(2);
+        let (_, waiting) = one_waits(&mut world);
+        let queue = (0..2)
+            .map(|backend| world.backends[backend].dials)
+            .collect::<Vec<_>>();
+        assert_eq!(queue, [4, 4]);
+        // Both, one after the other: the call waits for one of them, and must not mind which.
+        for backend in 0..2 {
+            world.backends[backend].behaviour = Behaviour::Echo;
+            if goaway {
+                world.shut_down(backend);
+            } else {
+                world.kill(backend);
+            }
+            world.advance(millis(10));
+            assert!(world.is_ok(waiting), "{backend}: {:?}", world.outcome(waiting));
+        }
+    }
+}
+
+#[test]
+fn waiting_call_goes_to_the_endpoint_that_replaces_a_failed_one() {
+    let mut world = narrow(3);
+    world.subset = 2;
+    world.publish();
+    let client = world.client();
+    for _ in 0..8 {
+        world.call(client, b"held");
+    }
+    let waiting = world.call(client, b"waits");
+    let (used, spare): (Vec<usize>, Vec<usize>) = (0..3).partition(|&backend| world.connections(backend) > 0);
+    assert_eq!((used.len(), world.runs(waiting)), (2, 0));
+    world.backends[spare[0]].behaviour = Behaviour::Echo;
+    for &backend in &used {
+        world.backends[backend].accepts = Some(false);
+    }
+    world.kill(used[0]);
+    world.advance(millis(100));
+    assert!(world.is_ok(waiting), "{:?}", world.outcome(waiting));
+}

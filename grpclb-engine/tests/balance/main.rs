@@ -1,6 +1,8 @@
 //! How calls spread: each policy against its expected distribution, weights, subsets, and who is left out. Seeds are
 //! fixed, so that bounds are exact and a failure repeats.
 
+mod members;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
