@@ -468,6 +468,7 @@ fn start_data(
             let _: Result<(), _> = detected.send((slot, http2));
         }),
         seed: process::seed(),
+        dial: options.dial(),
     })
 }
 

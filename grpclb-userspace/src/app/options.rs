@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::control::{Source, kubernetes};
+use crate::data::DialTimes;
 use crate::{admin, observe::logging};
 
 /// Run the agent: steer the enabled pods' connections and give each call a backend of its own.
@@ -57,6 +58,18 @@ pub struct Options {
     /// How long connections may run on after SIGTERM, an upgrade, or when their pod is disabled, in seconds
     #[arg(long, value_name = "S", default_value_t = 30, value_parser = clap::value_parser!(u64).range(0..=86_400))]
     pub drain_timeout: u64,
+
+    /// How long calls wait for a dial before they are given to another endpoint, if there is another, in seconds
+    #[arg(long, value_name = "S", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=60))]
+    pub dial_patience: u64,
+
+    /// How long a backend may take to accept a TCP connection, in seconds
+    #[arg(long, value_name = "S", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=120))]
+    pub connect_timeout: u64,
+
+    /// How long a connected HTTP/2 backend may take to send its SETTINGS, in seconds
+    #[arg(long, value_name = "S", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=120))]
+    pub settings_timeout: u64,
 
     /// Names this run of the agent: letters, digits, `-`, `_`; by default made from the process id and the time
     #[arg(long, value_name = "ID")]
@@ -145,6 +158,14 @@ impl Options {
         Duration::from_secs(self.drain_timeout)
     }
 
+    pub(super) fn dial(&self) -> DialTimes {
+        DialTimes {
+            patience: Duration::from_secs(self.dial_patience),
+            connect: Duration::from_secs(self.connect_timeout),
+            settings: Duration::from_secs(self.settings_timeout),
+        }
+    }
+
     /// Unique on this node for as long as it is up: in containers, every agent may have process id 1.
     pub(super) fn instance(&self) -> String {
         let made = || {
@@ -207,6 +228,38 @@ mod tests {
         let parse = |metrics| Cli::try_parse_from(["agent", "--config", "a.yaml", "--metrics", metrics]);
         assert_eq!(parse("off").unwrap().options.admin().metrics, None);
         assert!(parse("nowhere").is_err());
+    }
+
+    #[test]
+    fn dial_times_are_the_data_planes_unless_flags_say_another() {
+        let parse = |arguments: &[&str]| {
+            Cli::try_parse_from([&["agent", "--config", "a.yaml"], arguments].concat())
+                .map(|cli| cli.options.dial())
+        };
+        assert_eq!(parse(&[]).unwrap(), DialTimes::default());
+        let flags = [
+            "--dial-patience",
+            "2",
+            "--connect-timeout",
+            "5",
+            "--settings-timeout",
+            "7",
+        ];
+        assert_eq!(
+            parse(&flags).unwrap(),
+            DialTimes {
+                patience: Duration::from_secs(2),
+                connect: Duration::from_secs(5),
+                settings: Duration::from_secs(7),
+            }
+        );
+        for out_of_range in [
+            ["--dial-patience", "0"],
+            ["--connect-timeout", "121"],
+            ["--settings-timeout", "0"],
+        ] {
+            assert!(parse(&out_of_range).is_err(), "{out_of_range:?}");
+        }
     }
 
     #[test]

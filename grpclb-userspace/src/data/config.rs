@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::TcpListener;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Everything that the data plane must know before its first pod.
 #[derive(Clone)]
@@ -28,6 +29,28 @@ pub struct Config {
     pub detected: Arc<dyn Fn(u32, bool) + Send + Sync>,
     /// For picks and jitter: takes another value with each start.
     pub seed: u64,
+    pub dial: DialTimes,
+}
+
+/// How long dials to backends may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DialTimes {
+    /// Then calls and connections that wait are given to another endpoint, if another may be picked.
+    pub patience: Duration,
+    /// From the SYN to the TCP connection; then the endpoint has failed.
+    pub connect: Duration,
+    /// From the TCP connection to the SETTINGS of an HTTP/2 backend; then the endpoint has failed.
+    pub settings: Duration,
+}
+
+impl Default for DialTimes {
+    fn default() -> Self {
+        Self {
+            patience: Duration::from_secs(1),
+            connect: Duration::from_secs(20),
+            settings: Duration::from_secs(20),
+        }
+    }
 }
 
 impl fmt::Debug for Config {

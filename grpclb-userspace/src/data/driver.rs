@@ -166,7 +166,7 @@ fn close(pod: &Pod, now: Time, id: ConnId, how: How) {
 
 async fn dial_upstream(pod: Rc<Pod>, upstream: UpstreamId, endpoint: Endpoint) {
     let id = ConnId::Upstream(upstream);
-    let dialed = dial(&pod.netns, endpoint.address, pod.worker.config.mark).await;
+    let dialed = dial(&pod.netns, endpoint.address, &pod.worker.config).await;
     pod.driver.dials.borrow_mut().remove(&upstream);
     let result = dialed.as_ref().map(|_| ()).map_err(dial_error);
     let wanted = pod

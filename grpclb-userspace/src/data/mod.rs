@@ -35,7 +35,7 @@ mod totals;
 mod wake;
 mod worker;
 
-pub use config::{Config, Leave, Listeners, StartError};
+pub use config::{Config, DialTimes, Leave, Listeners, StartError};
 pub use plane::DataPlane;
 pub use status::{AcceptCounters, EndpointStatus, OpaqueCounters, PodStatus, ServiceStatus, WorkerStatus};
 pub use totals::{EndpointTotals, ServiceTotals, Totals};

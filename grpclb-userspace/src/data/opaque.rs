@@ -1,8 +1,11 @@
 //! A connection that is not HTTP/2: one endpoint for all of it, picked like any call.
 
+use std::io;
+use std::pin::pin;
 use std::rc::Rc;
 
 use bytes::BytesMut;
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tracing::debug;
 
@@ -19,14 +22,20 @@ const TRIES: u32 = 3;
 
 /// Relays the connection to its end. Whatever goes wrong resets both sides; an end in order is passed on in order.
 pub(super) async fn serve(pod: Rc<Pod>, client: TcpStream, service: ServiceKey, first: BytesMut) {
-    let Some((upstream, endpoint)) = connect(&pod, service).await else {
+    let connected = tokio::select! {
+        biased;
+        connected = connect(&pod, service) => connected,
+        () = client_left(&client, first.is_empty()) => {
+            pod.counters.borrow_mut().opaque.reset += 1;
+            return; // which ends the dial, too
+        }
+    };
+    let Some((upstream, _open)) = connected else {
         pod.counters.borrow_mut().opaque.unserved += 1;
         return; // dropping the client resets it
     };
     socket::lift_notsent_lowat(&client);
     socket::lift_notsent_lowat(&upstream);
-    let _open = OpenConnection::new(&pod, service, endpoint);
-
     let mut passed = Passed::default();
     let result = relay::relay(&pod.worker.bulk, &client, &upstream, first, &mut passed).await;
 
@@ -48,29 +57,78 @@ pub(super) async fn serve(pod: Rc<Pod>, client: TcpStream, service: ServiceKey, 
 }
 
 /// Dials until an endpoint answers.
-async fn connect(pod: &Pod, service: ServiceKey) -> Option<(TcpStream, Endpoint)> {
-    for _ in 0..TRIES {
+async fn connect(pod: &Rc<Pod>, service: ServiceKey) -> Option<(TcpStream, OpenConnection)> {
+    for tries_left in (0..TRIES).rev() {
         let endpoint = pod.splitter.borrow_mut().pick_opaque(pod.worker.now(), service)?;
+        let mut picked = OpenConnection::new(pod, service, endpoint);
         pod.counters.borrow_mut().opaque.dials += 1;
-        match dial(&pod.netns, endpoint.address, pod.worker.config.mark).await {
-            Ok(upstream) => return Some((upstream, endpoint)),
+        let dialed = dial_patiently(pod, service, &picked.endpoint, tries_left > 0).await;
+        let (mut splitter, now) = (pod.splitter.borrow_mut(), pod.worker.now());
+        match dialed {
+            Ok(upstream) => {
+                splitter.opaque_connected(now, service, &picked.endpoint);
+                drop(splitter);
+                return Some((upstream, picked));
+            }
             Err(error) => {
                 pod.counters.borrow_mut().opaque.failed_dials += 1;
-                debug!(pod = %pod.id, endpoint = %endpoint.address, %error, "opaque dial failed");
-                pod.splitter
-                    .borrow_mut()
-                    .opaque_failed(pod.worker.now(), service, &endpoint);
+                debug!(pod = %pod.id, endpoint = %picked.endpoint.address, %error, "opaque dial failed");
+                splitter.opaque_failed(now, service, &picked.endpoint);
+                picked.told = true;
             }
         }
+        drop(splitter);
+        pod.driver.wake();
     }
     None
 }
 
-/// Tells the splitter's picker when the connection is over, however it ends.
+/// Dials this endpoint. Gives it up for another when it takes long, if there is another and `may_change`; else it has all the
+/// time of a connect.
+async fn dial_patiently(
+    pod: &Pod,
+    service: ServiceKey,
+    endpoint: &Endpoint,
+    may_change: bool,
+) -> io::Result<TcpStream> {
+    let (times, begun) = (pod.worker.config.dial, tokio::time::Instant::now());
+    let mut dialing = pin!(dial(&pod.netns, endpoint.address, &pod.worker.config));
+    loop {
+        let left = times.connect.saturating_sub(begun.elapsed());
+        if let Ok(dialed) = tokio::time::timeout(left.min(times.patience), &mut dialing).await {
+            return dialed;
+        }
+        let now = pod.worker.now();
+        let has_other = || {
+            pod.splitter
+                .borrow_mut()
+                .has_other_endpoint(now, service, endpoint)
+        };
+        if begun.elapsed() >= times.connect || (may_change && has_other()) {
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("no answer to connect within {:?}", begun.elapsed()),
+            ));
+        }
+    }
+}
+
+/// Completes when the client has reset its connection, or ended it before it said anything. An end of stream behind its first
+/// bytes is no sign of that: half of a connection may be closed while the answer is waited for.
+async fn client_left(client: &TcpStream, silent: bool) {
+    if silent && !matches!(client.peek(&mut [0]).await, Ok(1..)) {
+        return;
+    }
+    let _error = client.ready(Interest::ERROR).await;
+}
+
+/// Tells the splitter's picker when the connection, or the dial for it, is over, however it ends.
 struct OpenConnection {
     pod: Rc<Pod>,
     service: ServiceKey,
     endpoint: Endpoint,
+    /// The picker knows.
+    told: bool,
 }
 
 impl OpenConnection {
@@ -80,6 +138,7 @@ impl OpenConnection {
             pod: Rc::clone(pod),
             service,
             endpoint,
+            told: false,
         }
     }
 }
@@ -87,9 +146,11 @@ impl OpenConnection {
 impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.pod.counters.borrow_mut().opaque_open -= 1;
-        self.pod
-            .splitter
-            .borrow_mut()
-            .opaque_closed(self.pod.worker.now(), self.service, &self.endpoint);
+        if !self.told {
+            self.pod
+                .splitter
+                .borrow_mut()
+                .opaque_closed(self.pod.worker.now(), self.service, &self.endpoint);
+        }
     }
 }

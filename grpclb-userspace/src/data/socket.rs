@@ -54,12 +54,17 @@ pub(super) fn prepare_listener(listener: &impl AsFd) -> io::Result<()> {
     prepare_relayed(&socket)
 }
 
-/// Sets what a socket to a backend carries, before it connects.
-pub(super) fn prepare_upstream(socket: &socket2::Socket, mark: Option<u32>) -> io::Result<()> {
+/// Sets what a socket to a backend carries, before it connects, for which it is given `connect_timeout`.
+pub(super) fn prepare_upstream(
+    socket: &socket2::Socket,
+    mark: Option<u32>,
+    connect_timeout: Duration,
+) -> io::Result<()> {
     if let Some(mark) = mark {
         socket.set_mark(mark)?;
     }
-    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    // It bounds the connect, too, whose end is the caller's to decide.
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT.max(connect_timeout)))?;
     socket.set_tcp_keepalive(
         &TcpKeepalive::new()
             .with_time(KEEPALIVE)
@@ -67,6 +72,14 @@ pub(super) fn prepare_upstream(socket: &socket2::Socket, mark: Option<u32>) -> i
             .with_retries(KEEPALIVE_PROBES),
     )?;
     prepare_relayed(&SockRef::from(socket))
+}
+
+/// Sets what differs once the socket is connected.
+pub(super) fn upstream_connected(socket: &impl AsFd, connect_timeout: Duration) -> io::Result<()> {
+    if connect_timeout > USER_TIMEOUT {
+        SockRef::from(socket).set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    }
+    Ok(())
 }
 
 fn prepare_relayed(socket: &SockRef<'_>) -> io::Result<()> {

@@ -168,7 +168,7 @@ async fn run(
     news: Hearer,
     mut heartbeat: Ticks,
 ) {
-    let splitter_config = Arc::new(grpclb_engine::splitter::Config::new(Arc::clone(&config.node)));
+    let splitter_config = Arc::new(splitter_config(&config));
     let worker = Rc::new(Worker {
         index,
         config,
@@ -208,6 +208,15 @@ async fn run(
                 None => return, // the runtime drops all tasks, which resets their connections
             },
         }
+    }
+}
+
+fn splitter_config(config: &Config) -> grpclb_engine::splitter::Config {
+    grpclb_engine::splitter::Config {
+        dial_patience: config.dial.patience,
+        connect_timeout: config.dial.connect,
+        settings_timeout: config.dial.settings,
+        ..grpclb_engine::splitter::Config::new(Arc::clone(&config.node))
     }
 }
 

@@ -5,6 +5,7 @@ mod beats;
 mod bytes;
 mod calls;
 mod deaths;
+mod dials;
 mod ends;
 mod h2_peers;
 mod namespaces;

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use grpclb_userspace::data::{Config, DataPlane, Listeners, PodStatus};
+use grpclb_userspace::data::{Config, DataPlane, DialTimes, Listeners, PodStatus};
 use grpclb_userspace::model::{Endpoint, EndpointState, NetnsRef, PodId, Protocol, ServicePort};
 use grpclb_userspace::netns::Netns;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -104,6 +104,7 @@ pub(crate) fn config(workers: usize) -> Config {
         identify: Arc::new(|_| None),
         detected: Arc::new(|_, _| ()),
         seed: 7,
+        dial: DialTimes::default(),
     }
 }
 
