@@ -57,7 +57,7 @@ fn a_draining_client_has_thirty_seconds_to_read_its_last_bytes() {
     let Some(Action::Dial { upstream, .. }) = world.splitter.poll_action() else {
         panic!("the call causes a dial");
     };
-    let refused = Err(DialError::Refused);
+    let refused = Err(DialError::Socket(grpclb_engine::splitter::SocketError::Refused));
     assert!(!world.splitter.handle_dialed(world.now, upstream, refused));
     world.splitter.drain(world.now);
     // The client answers neither of the two PINGs behind GOAWAY.
