@@ -55,6 +55,7 @@ mod pause;
 mod ping;
 mod preface;
 mod recv;
+mod resets;
 #[expect(
     clippy::arithmetic_side_effects,
     reason = "lengths and counts of what is in memory"
@@ -458,9 +459,9 @@ impl Connection {
         match expired {
             Some(PingKind::Keepalive) => self.fail(ErrorCode::NO_ERROR, CloseReason::PingTimeout, By::Local),
             Some(PingKind::Shutdown) => self.finish_shutdown(),
-            Some(PingKind::Bandwidth) | None => {}
+            Some(PingKind::Bandwidth | PingKind::Barrier) | None => {}
         }
-        self.pacer.wake(now);
+        self.wake_pacer(now);
         self.events.pop_front()
     }
 }

@@ -15,12 +15,19 @@ pub enum PingKind {
     Keepalive,
     /// Has the peer read our first GOAWAY (RFC 9113 §6.8).
     Shutdown,
+    /// Has the peer read a SETTINGS frame that it does not acknowledge.
+    Barrier,
+}
+
+impl PingKind {
+    /// In the order of their numbers.
+    const ALL: [Self; 4] = [Self::Bandwidth, Self::Keepalive, Self::Shutdown, Self::Barrier];
 }
 
 /// One PING at most of each kind is under way.
 #[derive(Debug, Default)]
 pub(super) struct Pings {
-    waiting: [Option<Waiting>; 3],
+    waiting: [Option<Waiting>; PingKind::ALL.len()],
     /// Distinguishes our PINGs from each other.
     serial: u32,
     /// Position in the output of the first PING since [`Connection::take_pinged`] last returned true.
@@ -73,7 +80,7 @@ impl Pings {
     pub(super) fn acknowledge(&mut self, payload: [u8; 8]) -> Option<(PingKind, Waiting)> {
         let waiting = *self.find(payload)?;
         waiting.sent?;
-        let kind = [PingKind::Bandwidth, PingKind::Keepalive, PingKind::Shutdown][usize::from(payload[3])];
+        let kind = *PingKind::ALL.get(usize::from(payload[3]))?;
         self.waiting[kind as usize] = None;
         Some((kind, waiting))
     }
@@ -92,8 +99,7 @@ impl Pings {
 
     /// The kind of a PING whose deadline has passed; it is forgotten.
     pub(super) fn expire(&mut self, now: Time) -> Option<PingKind> {
-        let kinds = [PingKind::Bandwidth, PingKind::Keepalive, PingKind::Shutdown];
-        let late = kinds.into_iter().find(|&kind| {
+        let late = PingKind::ALL.into_iter().find(|&kind| {
             self.waiting[kind as usize]
                 .is_some_and(|waiting| waiting.deadline.is_some_and(|deadline| deadline <= now))
         })?;

@@ -1,16 +1,14 @@
-//! From what is queued to bytes: control frames first, then credit, resets, new streams, and a DATA frame a turn for each
-//! stream that may send. Header blocks are encoded here and nowhere earlier, so the peer's HPACK table sees them in
+//! From what is queued to bytes: control frames first, then credit, resets ([`super::resets`]), new streams, and a DATA frame a
+//! turn for each stream that may send. Header blocks are encoded here and nowhere earlier, so the peer's HPACK table sees them in
 //! the order in which they leave.
 
 use bytes::{Bytes, BytesMut};
 
-use super::pacing::Verdict;
-use super::settings;
 use super::streams::{Item, Listed, Stream};
 use super::{Connection, KEEP_FROM, Output, PingKind, Role, Sent, State, StreamEvent, StreamKey};
 use crate::Time;
 use crate::connection::streams::Outcome;
-use crate::frame::{self, ErrorCode, StreamId};
+use crate::frame::{self, StreamId};
 use crate::hpack::{FieldKind, Fields, HeaderList};
 
 /// The largest DATA frame that we send, whatever the peer allows: one stream's turn.
@@ -125,74 +123,6 @@ impl Connection {
                 let id = stream.id;
                 output.write(|out| frame::write_window_update(out, id, increment));
             }
-        }
-    }
-
-    fn may_reset(&self) -> bool {
-        self.role == Role::Server || self.pacer.may_try()
-    }
-
-    fn write_resets(&mut self, now: Time, output: &mut Output, sent: &mut Vec<Sent>) {
-        self.pacer.wake(now);
-        for _ in 0..self.streams.resets.len() {
-            if output.room() == 0 || !self.may_reset() {
-                break;
-            }
-            let Some(key) = self.streams.resets.pop_front() else {
-                break;
-            };
-            let Some(stream) = self.streams.get(key) else {
-                continue;
-            };
-            let verdict = match self.role {
-                Role::Server => Verdict::Go,
-                Role::Client if output.written() < stream.headers_span.1 => {
-                    self.pacer.not_written(now);
-                    Verdict::Later
-                }
-                Role::Client => self.pacer.ask(now, stream.answered, stream.opened),
-            };
-            let (id, tag) = (stream.id, stream.tag);
-            match verdict {
-                Verdict::Go => {
-                    let code = stream.reset.unwrap_or(ErrorCode::CANCEL);
-                    output.write(|out| frame::write_rst_stream(out, id, code));
-                    if code == ErrorCode::NO_ERROR {
-                        sent.push(Sent {
-                            tag,
-                            bytes: 0,
-                            end: true,
-                        });
-                    }
-                    self.streams.remove(key, State::ResetByUs);
-                    self.offer_capacity();
-                }
-                Verdict::Later => self.streams.resets.push_back(key),
-                Verdict::Stop => {
-                    self.streams.resets.push_front(key);
-                    break;
-                }
-            }
-        }
-        if self.role == Role::Client && self.pacer.start_barrier() {
-            self.unacknowledged.push(settings::Sent::Barrier, now);
-            output.write(|out| frame::write_settings(out, &[]));
-        }
-    }
-
-    /// Drops what is queued for the stream and queues its `RST_STREAM`.
-    pub(super) fn queue_reset(&mut self, key: StreamKey, code: ErrorCode) {
-        let Some(stream) = self.streams.get_mut(key) else {
-            return;
-        };
-        if let Outcome::To(state) = stream.state.on(StreamEvent::SendReset) {
-            stream.ended = stream.state == State::HalfClosedLocal;
-            stream.state = state;
-            let dropped = stream.queued_headers();
-            stream.queue.clear();
-            stream.reset = Some(code);
-            self.streams.queued_headers -= dropped;
-            self.streams.resets.push_back(key);
         }
     }
 
@@ -397,17 +327,6 @@ impl Connection {
         };
         if let Outcome::To(state) = stream.state.on(StreamEvent::SendEndStream) {
             stream.state = state;
-        }
-    }
-
-    /// A reset that waited for what was queued (`NO_ERROR`) is due now.
-    fn finish_reset(&mut self, key: StreamKey) {
-        if let Some(stream) = self.streams.get(key)
-            && let Some(code) = stream.reset
-            && stream.state.is_active()
-            && !stream.has_work()
-        {
-            self.queue_reset(key, code);
         }
     }
 

@@ -36,15 +36,25 @@ pub struct Config {
 /// reset before it accepted them, 20 at most); nghttp2's servers allow 1000 and 33 a second. An acknowledgement alone does
 /// not say that streams were accepted: h2 reads all that has come, acknowledging as it goes, for each single one that it
 /// accepts (seen: a server that lost its CPU in between ended the connection with tens in a row). Hence few at a time, and a
-/// pause behind each acknowledgement.
+/// pause behind each acknowledgement. A stream has been accepted for certain when it, or one that was opened later, is
+/// answered: servers accept in order.
 #[derive(Clone, Copy, Debug)]
 pub struct ResetPacing {
     /// Least time between a stream's HEADERS and its `RST_STREAM`.
     pub after_headers: Duration,
-    /// Unanswered streams that are reset before the server has shown that it read on: a SETTINGS of ours is acknowledged.
+    /// Unaccepted streams that are reset before the server has shown that it read on: a SETTINGS of ours is acknowledged.
     pub unconfirmed: u32,
-    /// How long nothing is reset after that: time for the server to accept what it has read.
+    /// The same for a server whose acknowledgement takes [`Self::far`] or longer even at best.
+    pub unconfirmed_far: u32,
+    /// Round trip from which a server counts as far.
+    pub far: Duration,
+    /// Pause after each acknowledgement: time for the server to accept what it has read.
     pub settle: Duration,
+    /// Time from the server's known reading of a stream's HEADERS until the stream counts as accepted.
+    pub accepted_after: Duration,
+    /// Longest wait for an acknowledgement. After it as many resets leave again, and a PING (one for each connection) asks
+    /// whether the server acknowledges SETTINGS at all; where it does not, only [`Self::settle`] spreads them.
+    pub patience: Duration,
     /// Resets in a row, and how long it takes until one more is allowed.
     pub burst: u32,
     pub refill: Duration,
@@ -55,7 +65,11 @@ impl Default for ResetPacing {
         Self {
             after_headers: Duration::from_millis(1),
             unconfirmed: 5,
+            unconfirmed_far: 10,
+            far: Duration::from_millis(20),
             settle: Duration::from_millis(5),
+            accepted_after: Duration::from_millis(250),
+            patience: Duration::from_secs(1),
             burst: 800,
             refill: Duration::from_millis(33),
         }

@@ -244,6 +244,60 @@ fn a_storm_of_our_cancels_does_not_end_an_h2_servers_connection() {
 }
 
 #[test]
+fn h2_server_keeps_connection_over_2000_cancels() {
+    const CANCELS: usize = 2000;
+    run(async {
+        let (ours, theirs) = tokio::io::duplex(100_000);
+        let server = tokio::task::spawn_local(h2_echo(h2::server::Builder::new(), theirs, None));
+        let mut lasting = None;
+        let (mut cancelled, mut answered) = (0, false);
+        pump(
+            Side::new(Role::Client, Config::to_backend()),
+            ours,
+            |side, now, event| match event {
+                None if side.connection.can_open() && lasting.is_none() => {
+                    lasting = Some(side.open(now, 0, false));
+                }
+                // As many as there is room for, in one write: cancelled while they are on their way.
+                None if lasting.is_some()
+                    && cancelled < CANCELS
+                    && side.connection.spare_resets(now) >= 50 =>
+                {
+                    let calls: Vec<_> = (0..50).map(|_| side.open(now, 1, false)).collect();
+                    side.connection
+                        .transmit(now, &mut side.fields, &mut side.output, &mut side.sent);
+                    for call in calls {
+                        side.connection.reset(call, ErrorCode::CANCEL);
+                    }
+                    cancelled += 50;
+                }
+                None if cancelled == CANCELS && side.connection.streams() == 1 => {
+                    if let Some(lasting) = lasting {
+                        side.data(lasting, b"", true);
+                    }
+                }
+                None if answered && side.connection.streams() == 0 => side.connection.shutdown(now),
+                None => {
+                    // Each answer is a millisecond: time goes on while the bucket of resets fills.
+                    side.connection
+                        .ping(now, PingKind::Bandwidth, Duration::from_secs(100));
+                }
+                Some(Event::Headers {
+                    kind: HeadersKind::Trailers,
+                    ..
+                }) => answered = true,
+                Some(Event::Reset { cause, code, .. }) => panic!("{cause:?} {code}"),
+                Some(Event::GoAway { code, debug, .. }) => assert_eq!(code, ErrorCode::NO_ERROR, "{debug:?}"),
+                _ => {}
+            },
+        )
+        .await;
+        assert!(answered, "the call that lasts");
+        server.await.expect("no panic").expect("a clean end");
+    });
+}
+
+#[test]
 fn an_h2_servers_graceful_shutdown_loses_no_call_that_it_took() {
     run(async {
         let (ours, theirs) = tokio::io::duplex(10_000);

@@ -114,6 +114,10 @@ impl Connection {
             self.shutdown_answered(now);
             return None;
         }
+        if kind == PingKind::Barrier {
+            self.pacer.passed_barrier(now);
+            return None;
+        }
         let (round_trip, received) = (
             waiting.round_trip(now),
             self.received.saturating_sub(waiting.received),

@@ -184,6 +184,7 @@ impl Connection {
                     return self.malformed(key, Cause::Local(wrong), end_stream, now);
                 }
                 stream.answered = true;
+                self.pacer.answered(now, id);
                 stream.expect = Expect::Body;
                 stream.bodiless |= matches!(summary.status, 204 | 304);
                 if !stream.bodiless {

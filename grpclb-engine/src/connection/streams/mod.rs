@@ -149,6 +149,8 @@ pub(super) struct Streams {
     closed: ClosedStreams,
     /// Streams with an id: those that count for the other end.
     active: usize,
+    /// Of those, the ones in [`State::ResetByUs`].
+    resetting: usize,
     /// Bytes of the header lists in all queues.
     pub(super) queued_headers: usize,
     /// Streams with something to send, one DATA frame a turn.
@@ -198,6 +200,7 @@ impl Streams {
             by_id: IdIndex::default(),
             closed: ClosedStreams::default(),
             active: 0,
+            resetting: 0,
             queued_headers: 0,
             ready: Waiting::default(),
             blocked: Waiting::default(),
@@ -215,6 +218,17 @@ impl Streams {
     /// Streams that count against a limit on concurrent streams.
     pub(super) fn active(&self) -> usize {
         self.active
+    }
+
+    /// Streams that we have reset and that live until their `RST_STREAM` is written.
+    pub(super) fn resetting(&self) -> usize {
+        self.resetting
+    }
+
+    /// Queues the `RST_STREAM` of a stream that has just come into [`State::ResetByUs`].
+    pub(super) fn push_reset(&mut self, key: StreamKey) {
+        self.resetting += 1;
+        self.resets.push_back(key);
     }
 
     pub(super) fn insert(&mut self, tag: Tag, state: State, send: u32, recv: u32, now: Time) -> StreamKey {
@@ -294,7 +308,9 @@ impl Streams {
         if stream.queue.capacity() > 16 {
             stream.queue = VecDeque::new();
         }
-        let id = stream.id;
+        let (id, reset) = (stream.id, stream.state == State::ResetByUs);
+        debug_assert!(!reset || self.resetting > 0, "each was counted by `push_reset`");
+        self.resetting = self.resetting.saturating_sub(usize::from(reset));
         if !id.is_connection() {
             self.by_id.remove(id);
             self.closed.remember(id, state);
