@@ -88,10 +88,13 @@ impl Splitter {
         request: Rc<HeaderList>,
         ended: bool,
     ) {
+        self.stats.calls += 1;
+        if self.refuses(id, stream) {
+            return self.fields.give_back_list(request);
+        }
         let Some(client) = self.clients.get_mut(id.0) else {
             return;
         };
-        self.stats.calls += 1;
         if self.memory.refuses_streams() {
             client.link.conn.reset(stream, ErrorCode::REFUSED_STREAM);
             self.stats.refused_for_memory += 1;

@@ -14,8 +14,10 @@ pub struct Config {
     pub client: connection::Config,
     /// SETTINGS and limits towards backends.
     pub backend: connection::Config,
-    /// Connections to one endpoint, at most.
+    /// Connections to one endpoint, at most, that are not limited by the resets that they may still send.
     pub pool: usize,
+    /// Connections to one endpoint, at most, those included.
+    pub pool_total: usize,
     /// Calls of one (pod, Service) that wait for a connection, at most.
     pub queue: usize,
     /// A dial that has not come to the backend's SETTINGS in this time goes on in the background: its calls are given to
@@ -57,6 +59,8 @@ impl Config {
             client: connection::Config::to_client(),
             backend: connection::Config::to_backend(),
             pool: 4,
+            // 800 open calls on each: 10,000 of one client fit.
+            pool_total: 16,
             queue: 10_000,
             dial_patience: Duration::from_secs(1),
             connect_timeout: Duration::from_secs(20),

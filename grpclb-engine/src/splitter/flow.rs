@@ -19,16 +19,16 @@ impl Splitter {
     /// What is to be written to this connection's socket now: write its slices, `advance` it, and call again. `None`:
     /// nothing is left for now.
     pub fn transmit(&mut self, now: Time, id: ConnId) -> Option<&mut Output> {
-        let link = self.link(id)?;
-        if let ConnId::Upstream(upstream) = id
-            && self
-                .upstreams
-                .get(upstream.0)
-                .is_some_and(|up| up.state == super::link::UpstreamState::Dialing)
-        {
-            return None;
+        if let ConnId::Upstream(upstream) = id {
+            let up = self.upstreams.get(upstream.0)?;
+            if up.state == super::link::UpstreamState::Dialing {
+                return None;
+            }
+            if up.should_end_for_resets(now) {
+                self.end_for_resets(now, upstream);
+            }
         }
-        if link.conn.wants_transmit() {
+        if self.link(id)?.conn.wants_transmit() {
             self.fill(now, id);
         }
         let link = self.link(id)?;

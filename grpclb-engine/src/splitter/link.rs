@@ -115,6 +115,8 @@ pub(super) struct Upstream {
     pub(super) last_keepalive: Option<Time>,
     /// Its slot in the [`Carriers`] of the client that used it last.
     pub(super) carrier_hint: u32,
+    /// Its part of [`super::Splitter::waiting_resets`].
+    pub(super) resets: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,10 +138,6 @@ impl Upstream {
             && !self.link.conn.is_going_away()
             && !self.link.conn.is_closed()
             && !self.link.conn.is_exhausted()
-    }
-
-    pub(super) fn takes_calls(&self) -> bool {
-        self.state == UpstreamState::Ready && self.link.conn.can_open()
     }
 }
 

@@ -55,7 +55,11 @@ impl Splitter {
                 let dial = pool
                     .filter(|pool| !pool.waiting.is_empty())
                     .and_then(|pool| pool.next_dial);
-                [stall, idle, dial].into_iter().flatten().min()
+                let resets = upstream.resets_overdue_at();
+                let spare = pool
+                    .filter(|pool| !pool.waiting.is_empty())
+                    .and_then(|_| link.conn.spare_resets_at());
+                [stall, idle, dial, resets, spare].into_iter().flatten().min()
             }
             UpstreamState::Dialing | UpstreamState::Handshaking => {
                 let end = upstream.since + self.dial_limit(upstream.state);
@@ -138,6 +142,13 @@ impl Splitter {
         }
         let pool = upstream.pool;
         if upstream.is_ready() {
+            if self
+                .upstreams
+                .get(id.0)
+                .is_some_and(|upstream| upstream.should_end_for_resets(now))
+            {
+                return self.end_for_resets(now, id);
+            }
             self.dial_again(now, pool);
             let Some(upstream) = self.upstreams.get_mut(id.0) else {
                 return;
@@ -207,12 +218,16 @@ impl Splitter {
         }
     }
 
-    /// Calls wait for a further connection, and its time has come.
+    /// Calls wait for a further connection, and its time has come, or for what may be reset on this one.
     fn dial_again(&mut self, now: Time, pool_key: Key) {
-        if let Some(pool) = self.pools.get_mut(pool_key)
-            && pool.next_dial.is_some_and(|next| next <= now)
-        {
+        let Some(pool) = self.pools.get_mut(pool_key) else {
+            return;
+        };
+        let due = pool.next_dial.is_some_and(|next| next <= now);
+        if due {
             pool.next_dial = None;
+        }
+        if due || !pool.waiting.is_empty() {
             self.serve(now, pool_key);
         }
     }
@@ -229,6 +244,7 @@ impl Splitter {
             ConnId::Client(id) => self.forget_client(now, id),
             ConnId::Upstream(upstream) => {
                 if let Some(gone) = self.upstreams.remove(upstream.0) {
+                    self.forget_resets(&gone);
                     self.forget_memory(id, gone.link.charged);
                 }
             }
@@ -329,7 +345,10 @@ mod tests {
     /// Look-ups for one PING of a client with so many calls on one connection to a backend.
     fn lookups_of_a_ping(calls: u32) -> u64 {
         let mut now = Time::ZERO;
-        let mut splitter = Splitter::new(Arc::new(Config::new("n1")), 7, Arc::default());
+        let mut config = Config::new("n1");
+        // All calls fit one connection.
+        config.backend.reset_pacing.burst = 100_000;
+        let mut splitter = Splitter::new(Arc::new(config), 7, Arc::default());
         let service = Service {
             name: "echo".into(),
             policy: Policy::RoundRobin,

@@ -38,6 +38,7 @@
 //! | `call` | one call's state, and the table of its outcomes when its backend is lost |
 //! | `pool` | from a call to a connection: pick, dial, wait |
 //! | `waiting` | calls that wait for a connection: in a pool's queue, and from there to wherever one can take them |
+//! | `resets` | cancelled calls at their backends: which connections may take calls, which end |
 //! | `members` | pools when the Service's endpoints change |
 //! | `recovery` | deadlines of a Service: endpoints that may be tried again, probes of the others when one is back |
 //! | `flow` | from queues to bytes; credit |
@@ -87,6 +88,7 @@ mod recovery;
 )]
 mod replay;
 mod reply;
+mod resets;
 mod response;
 #[expect(clippy::arithmetic_side_effects, reason = "counts objects, one at a time")]
 mod stats;
@@ -148,6 +150,8 @@ pub struct Splitter {
     dirty: VecDeque<ConnId>,
     actions: VecDeque<Action>,
     timers: Timers,
+    /// Resets that wait on all connections to backends.
+    waiting_resets: usize,
     /// What left in one transmit; empty in between.
     sent: Vec<Sent>,
     /// For the next output to be filled.
@@ -178,6 +182,7 @@ impl Splitter {
             dirty: VecDeque::new(),
             actions: VecDeque::new(),
             timers: Timers::default(),
+            waiting_resets: 0,
             sent: Vec::new(),
             buffer: BytesMut::new(),
             bodies: Bodies::default(),

@@ -8,9 +8,11 @@ use std::time::Duration;
 use super::actions::{Action, ClientId, UpstreamId};
 use super::arena::{Arena, Key};
 use super::call::Place;
+use super::config::Config;
 use super::link::{Link, Upstream, UpstreamState};
 use super::recent::Recent;
 use super::recovery::Probe;
+use super::resets::PoolCount;
 use super::{ServiceKey, Splitter, memory};
 use crate::Time;
 use crate::balance::{Endpoint, MemberKey, Picker, Service, Standing};
@@ -100,36 +102,41 @@ impl PoolSet {
 impl Pool {
     /// Whether a further connection has to wait, since one failed a moment ago. The only connection never has to: an
     /// endpoint without any that fails is the picker's concern.
-    fn is_held_off(&self, now: Time, live: usize) -> bool {
+    pub(super) fn is_held_off(&self, now: Time, live: usize) -> bool {
         live > 0 && self.next_dial.is_some_and(|next| now < next)
     }
 }
 
 /// What a pool's connections allow.
-pub(super) fn standing(now: Time, pool: Option<&Pool>, upstreams: &Arena<Upstream>, most: usize) -> Standing {
+pub(super) fn standing(
+    now: Time,
+    pool: Option<&Pool>,
+    upstreams: &Arena<Upstream>,
+    config: &Config,
+) -> Standing {
     let Some(pool) = pool else { return Standing::Absent };
-    let (mut live, mut on_the_way, mut late, mut stalled) = (0, false, false, false);
+    let mut stalled = false;
     for upstream in pool.upstreams.iter().filter_map(|id| upstreams.get(id.0)) {
-        if upstream.takes_calls() {
+        if upstream.takes_calls(now) {
             if !upstream.stalled {
                 return Standing::Room;
             }
             stalled = true;
         }
-        if upstream.is_live() {
-            live += 1;
-            on_the_way |= !upstream.is_ready() && !upstream.late;
-            late |= upstream.late && !upstream.is_ready();
-        }
     }
-    if on_the_way {
+    let count = PoolCount::new(now, pool, upstreams);
+    if count.dialing {
         Standing::Dialing
-    } else if late {
+    } else if count.late {
         // Another endpoint will take the call sooner, but for one that is full as well.
-        if stalled { Standing::Room } else { Standing::Full }
-    } else if live < most && !pool.is_held_off(now, live) {
+        if stalled || Splitter::beyond_allowance(now, pool, upstreams).is_some() {
+            Standing::Room
+        } else {
+            Standing::Full
+        }
+    } else if count.may_dial(now, pool, config) {
         Standing::Absent
-    } else if stalled {
+    } else if stalled || Splitter::beyond_allowance(now, pool, upstreams).is_some() {
         Standing::Room
     } else {
         Standing::Full
@@ -174,14 +181,14 @@ impl Splitter {
                 .and_then(|client| client.pools.as_ref()),
         };
         let Some(set) = set else { return };
-        let (pools, upstreams, most) = (&self.pools, &self.upstreams, self.config.pool);
+        let (pools, upstreams, config) = (&self.pools, &self.upstreams, &self.config);
         let cold = now < set.cold_until;
         let choice = group.picker.pick(now, &mut self.rng, &call.avoid, |member| {
             match standing(
                 now,
                 set.get(pools, member).and_then(|pool| pools.get(pool)),
                 upstreams,
-                most,
+                config,
             ) {
                 Standing::Absent | Standing::Dialing if cold => Standing::Room,
                 known => known,
@@ -196,7 +203,7 @@ impl Splitter {
         }
         let pool = self.pool_for(group_key, owner, choice.member);
         if choice.standing == Standing::Room
-            && let Some(upstream) = self.usable(pool)
+            && let Some(upstream) = self.usable(now, pool)
         {
             return self.assign(now, key, upstream);
         }
@@ -205,6 +212,10 @@ impl Splitter {
         }
         if self.enqueue(now, pool, key) {
             self.dial(now, pool);
+            if let Some(pool) = pool.filter(|_| choice.standing == Standing::Full) {
+                // Time alone may make room: more may be reset.
+                self.rearm_pool(pool);
+            }
         }
     }
 
@@ -279,43 +290,17 @@ impl Splitter {
         Some(pool)
     }
 
-    /// A connection of the pool that takes a call now: one that is not stalled, if there is one.
-    pub(super) fn usable(&self, pool: Option<Key>) -> Option<UpstreamId> {
-        let pool = self.pools.get(pool?).filter(|pool| !pool.retired)?;
-        let mut second = None;
-        for &id in &pool.upstreams {
-            let upstream = self.upstreams.get(id.0)?;
-            if upstream.takes_calls() {
-                if !upstream.stalled {
-                    return Some(id);
-                }
-                second = Some(id);
-            }
-        }
-        let live = |id: &&UpstreamId| self.upstreams.get(id.0).is_some_and(Upstream::is_live);
-        second.filter(|_| pool.upstreams.iter().filter(live).count() >= self.config.pool)
-    }
-
     /// Asks for one more connection, unless one is on its way or there are enough.
     pub(super) fn dial(&mut self, now: Time, pool_key: Option<Key>) {
         let Some((pool_key, pool)) = pool_key.and_then(|key| Some((key, self.pools.get_mut(key)?))) else {
             return;
         };
-        let live = pool
-            .upstreams
-            .iter()
-            .filter_map(|id| self.upstreams.get(id.0))
-            .filter(|upstream| upstream.is_live());
-        let (mut count, mut on_the_way) = (0, false);
-        for upstream in live {
-            count += 1;
-            on_the_way |= !upstream.is_ready();
-        }
         // Those that go away do not count: each has calls that run on, or it ends.
-        if pool.retired || on_the_way || count >= self.config.pool {
+        let count = PoolCount::new(now, pool, &self.upstreams);
+        if pool.retired || count.dialing || count.late || !count.may_grow(&self.config) {
             return;
         }
-        if pool.is_held_off(now, count) {
+        if count.is_held_off(now, pool) {
             return self.rearm_pool(pool_key);
         }
         pool.next_dial = None;
@@ -335,6 +320,7 @@ impl Splitter {
             measure_at: super::flow::MEASURE_FROM,
             last_keepalive: None,
             carrier_hint: 0,
+            resets: 0,
         };
         let id = UpstreamId(self.upstreams.insert(upstream));
         self.memory.charge_fixed(memory::CONNECTION);

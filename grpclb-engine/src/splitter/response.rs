@@ -204,6 +204,7 @@ impl Splitter {
             if let Some(code) = reset {
                 upstream.link.conn.reset(stream, code);
                 self.touch(id.into());
+                self.reset_queued(id);
             }
         } // else both ends have ended it
         self.relieve(id.into());

@@ -14,7 +14,8 @@ pub struct Stats {
     pub cancelled: u64,
     /// Calls that were sent again, which nobody had run.
     pub replayed: u64,
-    /// Calls handed back with `REFUSED_STREAM`: nobody had run them, and they could not be sent again.
+    /// Calls handed back with `REFUSED_STREAM`: nobody had run them, and they could not be sent again, or too many cancelled
+    /// calls of the pod waited for their resets.
     pub refused: u64,
     /// Calls that we answered with UNAVAILABLE (or 503).
     pub unavailable: u64,
@@ -46,6 +47,8 @@ pub struct Stats {
     pub goaways: u64,
     /// Connections that were opened since another one's window was used up.
     pub stalls: u64,
+    /// Connections that were closed to end cancelled calls: nothing else was on them, and their resets had to wait.
+    pub closed_for_resets: u64,
     /// Keepalive PINGs that we sent for clients.
     pub pings_relayed: u64,
     /// Connections whose credit was held back for want of memory.
@@ -89,7 +92,7 @@ impl Stats {
     }
 
     /// The counters but for limits.
-    pub fn named(&self) -> [(&'static str, u64); 24] {
+    pub fn named(&self) -> [(&'static str, u64); 25] {
         [
             ("calls", self.calls),
             ("completed", self.completed),
@@ -113,6 +116,7 @@ impl Stats {
             ("upstreams_lost", self.upstreams_lost),
             ("goaways", self.goaways),
             ("stalls", self.stalls),
+            ("closed_for_resets", self.closed_for_resets),
             ("pings_relayed", self.pings_relayed),
             ("credit_held", self.credit_held),
         ]

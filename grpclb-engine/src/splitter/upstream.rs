@@ -72,7 +72,14 @@ impl Splitter {
             return;
         };
         let pool_key = upstream.pool;
-        if upstream.is_ready() && self.some_wait(pool_key) {
+        let spent = upstream.should_end_for_resets(now);
+        let ready = upstream.is_ready();
+        if upstream.link.conn.waiting_resets() != upstream.resets {
+            self.count_resets(id);
+        }
+        if spent {
+            self.end_for_resets(now, id);
+        } else if ready && self.some_wait(pool_key) {
             self.serve(now, pool_key);
         }
         if self.pools.get(pool_key).is_some_and(|pool| pool.retired) {
@@ -307,7 +314,7 @@ impl Splitter {
     }
 
     /// Closes the socket when what is left (a GOAWAY) is written.
-    fn close_upstream(&mut self, now: Time, id: UpstreamId) {
+    pub(super) fn close_upstream(&mut self, now: Time, id: UpstreamId) {
         let Some(upstream) = self.upstreams.get_mut(id.0) else {
             return;
         };

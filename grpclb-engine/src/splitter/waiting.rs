@@ -14,6 +14,9 @@ use super::pool::{Pool, standing};
 use crate::Time;
 use crate::balance::Standing;
 
+/// Places that an empty queue of calls keeps.
+const KEPT: usize = 128;
+
 /// When calls are looked at that what has just changed may concern, once for all that changes until then.
 pub(super) const SOON: Duration = Duration::from_millis(1);
 
@@ -93,7 +96,11 @@ impl Splitter {
     /// The oldest call that waits in this pool; it leaves the queue.
     fn next_waiting(&mut self, pool_key: Key) -> Option<Key> {
         loop {
-            let key = self.pools.get_mut(pool_key)?.waiting.pop_front()?;
+            let waiting = &mut self.pools.get_mut(pool_key)?.waiting;
+            let key = waiting.pop_front()?;
+            if waiting.is_empty() && waiting.capacity() > KEPT {
+                *waiting = VecDeque::new();
+            }
             if self
                 .calls
                 .get(key)
@@ -111,7 +118,7 @@ impl Splitter {
             return;
         };
         while self.set(group, owner).is_some_and(|set| set.waiting > 0) {
-            let Some(upstream) = self.usable(Some(pool_key)) else {
+            let Some(upstream) = self.usable(now, Some(pool_key)) else {
                 break;
             };
             let next = self
@@ -125,7 +132,7 @@ impl Splitter {
         };
         if !pool.waiting.is_empty() {
             self.dial(now, Some(pool_key));
-        } else if standing(now, Some(pool), &self.upstreams, self.config.pool) == Standing::Absent {
+        } else if standing(now, Some(pool), &self.upstreams, &self.config) == Standing::Absent {
             // Full, but for another connection: calls of other queues may have waited for less.
             self.relocate_around(now, pool_key);
         }
@@ -318,7 +325,7 @@ impl Splitter {
         set.waiting > 0
             && group.picker.picked().any(|(member, _)| {
                 let pool = set.get(&self.pools, member).and_then(|pool| self.pools.get(pool));
-                let standing = standing(now, pool, &self.upstreams, self.config.pool);
+                let standing = standing(now, pool, &self.upstreams, &self.config);
                 matches!(standing, Standing::Room | Standing::Absent)
             })
     }

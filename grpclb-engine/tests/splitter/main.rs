@@ -5,6 +5,7 @@ mod support;
 
 mod attacks;
 mod calls;
+mod cancels;
 mod draining;
 mod endpoints;
 mod errors;

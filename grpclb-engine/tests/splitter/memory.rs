@@ -72,6 +72,10 @@ fn deaf(calls: usize, share: usize, budget: &Arc<Budget>) -> (World, usize, Vec<
 #[test]
 fn credit_that_was_held_back_comes_back_when_the_calls_that_held_it_are_cancelled() {
     let (mut world, client, calls) = deaf(99, 13 * MIB / 2, &Arc::default());
+    // A call that stays, or the connection would end with the last of the others.
+    let other = world.client();
+    world.open(other, b"", false);
+    world.run();
     assert!(world.splitter.stats().credit_held > 0);
     assert_eq!(world.splitter.stats().out_of_memory, 0, "slowing was enough");
     let window = world.server(0).connection.send_window();
@@ -80,7 +84,8 @@ fn credit_that_was_held_back_comes_back_when_the_calls_that_held_it_are_cancelle
         world.cancel(call);
     }
     world.run();
-    assert_eq!(world.splitter.buffered(), 0);
+    let held = world.splitter.buffered();
+    assert!(held < 4 << 10, "{held} bytes are more than the call that stays");
     let window = world.server(0).connection.send_window();
     assert!(window > 256 << 10, "{window} bytes of window");
     world.clients[client].deaf = false;

@@ -82,6 +82,8 @@ struct Link {
     side: Side,
     wire: Wire,
     calls: HashMap<StreamKey, (u32, Behaviour)>,
+    /// When `RST_STREAMs` came by it.
+    resets: Vec<Time>,
     /// The splitter was told, or has told, that it is over.
     over: bool,
 }
@@ -345,6 +347,17 @@ impl World {
             .iter()
             .filter(|link| link.backend == backend && !link.over)
             .count()
+    }
+
+    /// Streams at all backends that have not ended there.
+    pub fn running(&self) -> usize {
+        let open = self.links.iter().filter(|link| !link.over);
+        open.map(|link| link.side.connection.streams()).sum()
+    }
+
+    /// When `RST_STREAMs` came to backends, for each connection that there ever was.
+    pub fn resets(&self) -> impl Iterator<Item = &[Time]> {
+        self.links.iter().map(|link| &link.resets[..])
     }
 
     /// The backend's side of its newest connection.

@@ -1,6 +1,6 @@
 //! What clients note, and what backends do, when bytes reach them.
 
-use grpclb_engine::connection::{Event, HeadersKind, StreamKey};
+use grpclb_engine::connection::{Cause, Event, HeadersKind, StreamKey};
 use grpclb_engine::frame::ErrorCode;
 
 use super::{Behaviour, Outcome, World};
@@ -146,6 +146,9 @@ impl World {
                         link.side.trailers(stream);
                     }
                 }
+                Event::Reset {
+                    cause: Cause::Peer, ..
+                } => link.resets.push(self.now),
                 _ => {}
             }
         }

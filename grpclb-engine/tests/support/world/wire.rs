@@ -132,6 +132,7 @@ impl World {
                         side: Side::new(Role::Server, self.backends[backend].config.clone()),
                         wire: Wire::default(),
                         calls: HashMap::new(),
+                        resets: Vec::new(),
                         over: false,
                     });
                     if self.backends[backend].farewell {
