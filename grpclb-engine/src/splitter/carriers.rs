@@ -22,6 +22,7 @@ struct Carrier {
 impl Carriers {
     /// Counts a call on `upstream` and returns its slot. `hint` is the slot that the connection had last, of whichever
     /// client: mostly the right one.
+    #[inline]
     pub(super) fn start(&mut self, upstream: UpstreamId, hint: &mut u32) -> u32 {
         if let Some(carrier) = self.slots.get_mut(*hint as usize)
             && carrier.upstream == upstream
@@ -29,8 +30,13 @@ impl Carriers {
             carrier.calls = carrier.calls.saturating_add(1);
             return *hint;
         }
+        *hint = self.start_elsewhere(upstream);
+        *hint
+    }
+
+    #[cold]
+    fn start_elsewhere(&mut self, upstream: UpstreamId) -> u32 {
         let slot = self.find(upstream);
-        *hint = slot;
         let carrier = Carrier { upstream, calls: 1 };
         match self.slots.get_mut(slot as usize) {
             Some(known) if known.upstream == upstream => known.calls = known.calls.saturating_add(1),

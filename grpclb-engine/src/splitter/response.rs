@@ -30,9 +30,12 @@ impl Splitter {
         let Some(call) = self.calls.get_mut(key) else {
             return;
         };
-        let limit = self.clients.get(call.client.0).map_or(u32::MAX, |client| {
-            client.link.conn.peer_settings().max_header_list_size
-        });
+        let id = call.client;
+        let Some(client) = self.clients.get_mut(id.0) else {
+            return;
+        };
+        let conn = &mut client.link.conn;
+        let limit = conn.peer_settings().max_header_list_size;
         let too_long = headers.size() > limit as usize;
         match kind {
             HeadersKind::Informational => {
@@ -54,22 +57,23 @@ impl Splitter {
                 {
                     upstream.served = true;
                 }
-                self.discard_replay(key);
             }
             HeadersKind::Trailers | HeadersKind::Request => {}
+        }
+        let large = headers.memory() >= memory::SMALL;
+        if !too_long {
+            conn.send_headers(call.stream, headers, ended);
+        }
+        if kind == HeadersKind::Response {
+            self.discard_replay(key);
         }
         if too_long {
             return self.answer_response_too_long_for_client(now, key, limit);
         }
-        let Some(call) = self.calls.get(key) else { return };
-        let (client, large) = (call.client, headers.memory() >= memory::SMALL);
-        if let Some(link) = self.clients.get_mut(client.0) {
-            link.link.conn.send_headers(call.stream, headers, ended);
-        }
         if large {
-            self.charge_connection(client.into());
+            self.charge_connection(id.into());
         }
-        self.touch(client.into());
+        self.touch(id.into());
         if ended {
             self.response_ended(now, key);
         }
