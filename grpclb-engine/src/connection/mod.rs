@@ -40,15 +40,9 @@ mod event;
 mod flow;
 mod goaway;
 mod limits;
-#[expect(
-    clippy::arithmetic_side_effects,
-    reason = "lengths and counts of what is in memory"
-)]
+#[expect(clippy::arithmetic_side_effects, reason = "lengths of what is in memory")]
 mod memory;
-#[expect(
-    clippy::arithmetic_side_effects,
-    reason = "lengths and counts of what is in memory"
-)]
+#[expect(clippy::arithmetic_side_effects, reason = "lengths of what is in memory")]
 mod output;
 mod pacing;
 mod pause;
@@ -56,16 +50,10 @@ mod ping;
 mod preface;
 mod recv;
 mod resets;
-#[expect(
-    clippy::arithmetic_side_effects,
-    reason = "lengths and counts of what is in memory"
-)]
+#[expect(clippy::arithmetic_side_effects, reason = "lengths of what is in memory")]
 mod send;
 mod settings;
-#[expect(
-    clippy::arithmetic_side_effects,
-    reason = "lengths and counts of what is in memory"
-)]
+#[expect(clippy::arithmetic_side_effects, reason = "lengths of what is in memory")]
 mod streams;
 
 use std::collections::VecDeque;
