@@ -1,7 +1,8 @@
 //! What header lists cost: fields are bounded in number, and each list's memory is counted as it is made.
 
 use bytes::{BufMut, BytesMut};
-use grpclb_engine::hpack::{Decoder, Encoder, Fields, HeaderList, Indexing, MAX_FIELDS};
+use grpclb_engine::hpack::{Decoder, Encoder, Error, Fields, HeaderList, Indexing, MAX_FIELDS};
+use grpclb_engine::rng::Rng;
 
 const LIMIT: u32 = 1 << 20;
 
@@ -132,4 +133,115 @@ fn a_lists_memory_does_not_change_until_the_list_does() {
     let mut shorter = list.clone();
     shorter.retain(|field| field.name() == b"name-7");
     assert!(shorter.memory() <= charged && shorter.size() < list.size());
+}
+
+/// The table's entries after a block, by index.
+fn table(decoder: &mut Decoder, fields: &mut Fields) -> Vec<String> {
+    let entries = (62..=126).map_while(|index: u8| {
+        let mut entry = HeaderList::new();
+        decoder.decode(&[0x80 | index], fields, LIMIT, &mut entry).ok()?;
+        Some(format!("{:?}", entry.iter().next()?.field))
+    });
+    entries.collect()
+}
+
+/// The block decoded in pieces that end at `cuts`; then what the table has.
+fn in_pieces(block: &[u8], cuts: &[usize]) -> Result<(HeaderList, u32, Vec<String>), Error> {
+    let mut fields = Fields::new(1 << 20, 1);
+    let (mut decoder, mut list, mut waiting) = (Decoder::new(4096), HeaderList::new(), BytesMut::new());
+    let mut from = 0;
+    for (n, &to) in cuts.iter().enumerate() {
+        waiting.extend_from_slice(&block[from..to]);
+        if n == 0 {
+            decoder.decode_beginning(&mut waiting, &mut fields, LIMIT, &mut list)?;
+        } else {
+            decoder.decode_rest(&mut waiting, &mut fields, false)?;
+        }
+        assert!(waiting.len() <= 64 << 10, "{} bytes wait", waiting.len());
+        from = to;
+    }
+    waiting.extend_from_slice(&block[from..]);
+    decoder.decode_rest(&mut waiting, &mut fields, true)?;
+    assert!(waiting.is_empty());
+    Ok((list, decoder.table_size(), table(&mut decoder, &mut fields)))
+}
+
+/// A literal field with a plain name and value of these lengths, above 127.
+fn long(first: u8, name: usize, value: usize) -> Vec<u8> {
+    let mut out = vec![first];
+    for len in [name, value] {
+        let mut rest = len - 127;
+        out.push(0x7f);
+        while rest >= 0x80 {
+            out.push(rest as u8 | 0x80);
+            rest >>= 7;
+        }
+        out.push(rest as u8);
+        out.extend(std::iter::repeat_n(b'x', len));
+    }
+    out
+}
+
+#[test]
+fn a_block_in_pieces_leaves_the_table_that_the_whole_block_leaves() {
+    let mut rng = Rng::seeded(5);
+    let small = |n: u64| [&b"\x40\x04na"[..], &n.to_be_bytes()[6..], b"\x01v"].concat();
+    for round in 0..40 {
+        let mut block = vec![0x82, 0x86, 0x84];
+        for n in 0..20 {
+            match rng.below(8) {
+                0 => block.extend(long(0x40, 200, 70_000 + rng.below(200_000) as usize)),
+                1 => block.extend(long(0x00, 70_000 + rng.below(99_999) as usize, 300)),
+                2 => block.extend(long(0x10, 80_000, 90_000)),
+                3 => block.extend(long(0x40, 90_000, 150)),
+                _ => block.extend((0..40).flat_map(|more| small(40 * n + more))),
+            }
+        }
+        block.extend(small(7));
+        let (mut cuts, mut at) = (Vec::new(), 0);
+        loop {
+            at += 1 + rng.below(16_384) as usize;
+            if at >= block.len() {
+                break;
+            }
+            cuts.push(at);
+        }
+        let (list, size, pieces) = in_pieces(&block, &cuts).expect("a right block");
+        assert!(list.oversized());
+        let mut fields = Fields::new(1 << 20, 1);
+        let mut decoder = Decoder::new(4096);
+        let mut whole = HeaderList::new();
+        decoder
+            .decode(&block, &mut fields, LIMIT, &mut whole)
+            .expect("a right block");
+        assert_eq!(size, decoder.table_size(), "round {round}");
+        assert_eq!(pieces, table(&mut decoder, &mut fields), "round {round}");
+        assert!(!pieces.is_empty());
+    }
+}
+
+#[test]
+fn a_block_in_pieces_that_ends_within_a_field_is_an_error() {
+    let block = [&[0x82][..], &long(0x40, 80_000, 90_000)].concat();
+    let cuts = |end: usize| -> Vec<usize> {
+        (1..=end / 1000)
+            .map(|n| n * 1000)
+            .filter(|&at| at < end)
+            .collect()
+    };
+    for end in [
+        2000,
+        70_000,
+        80_004,
+        80_005,
+        80_006,
+        80_007,
+        80_008,
+        100_000,
+        block.len() - 1,
+    ] {
+        let result = in_pieces(&block[..end], &cuts(end));
+        assert_eq!(result.err(), Some(Error::Truncated), "{end}");
+    }
+    assert!(in_pieces(&block, &cuts(block.len())).is_ok());
 }

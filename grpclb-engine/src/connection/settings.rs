@@ -19,8 +19,8 @@ pub struct Config {
     pub max_frame_size: u32,
     /// `SETTINGS_HEADER_TABLE_SIZE`: bytes of dynamic table for what the peer sends.
     pub header_table_size: u32,
-    /// `SETTINGS_MAX_HEADER_LIST_SIZE`: a longer list arrives as `oversized`; a field block of more than twice as many
-    /// bytes ends the connection.
+    /// `SETTINGS_MAX_HEADER_LIST_SIZE`: a longer list arrives as `oversized`; a field block of
+    /// sixteen times as many bytes ends the connection.
     pub max_header_list_size: u32,
     /// `SETTINGS_MAX_CONCURRENT_STREAMS`. Server role only: further streams are refused.
     pub max_concurrent_streams: u32,

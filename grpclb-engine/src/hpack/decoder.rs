@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use super::literal::Literal;
+use super::partial::Partial;
 use super::{Error, Field, Fields, HeaderList, Indexing, Name, integer, static_table};
 
 /// Decodes the field blocks of one connection, in the order in which they came.
@@ -21,6 +22,7 @@ pub struct Decoder {
     max: u32,
     /// The peer acknowledged this bound below the capacity: the next block must begin by shrinking the table.
     must_shrink_to: Option<u32>,
+    pub(super) partial: Partial,
 }
 
 impl Decoder {
@@ -34,6 +36,7 @@ impl Decoder {
             capacity: max_table_size,
             max: max_table_size,
             must_shrink_to: None,
+            partial: Partial::default(),
         }
     }
 
@@ -62,54 +65,74 @@ impl Decoder {
         out.reserve(12);
         let mut block = block;
         self.size_updates(&mut block)?;
-        while let Some(&first) = block.first() {
+        while !block.is_empty() {
             if out.oversized() {
-                return self.follow(block, fields);
-            }
-            let (field, indexing) = if first & 0x80 != 0 {
-                let index = integer::decode(&mut block, 7)?;
-                (self.entry(index, fields)?, Indexing::Index)
-            } else if first & 0x40 != 0 {
-                let field = self.literal(&mut block, 6, fields)?;
-                self.insert(Rc::clone(&field));
-                (field, Indexing::Index)
-            } else if first & 0x20 != 0 {
-                return Err(Error::LateTableSizeUpdate);
+                self.follow(&mut block, fields)?;
             } else {
-                let indexing = if first & 0x10 != 0 {
-                    Indexing::Never
-                } else {
-                    Indexing::Without
-                };
-                (self.literal(&mut block, 4, fields)?, indexing)
-            };
-            out.push_within(limit, field, indexing);
+                let (field, indexing) = self.representation(&mut block, fields)?;
+                out.push_within(limit, field, indexing);
+            }
         }
         Ok(())
     }
 
-    /// The rest of a block whose list is too long: the table goes on with it, and nothing else is made of it.
-    fn follow(&mut self, mut block: &[u8], fields: &mut Fields) -> Result<(), Error> {
-        while let Some(&first) = block.first() {
-            if first & 0x80 != 0 {
-                let index = integer::decode(&mut block, 7)?;
-                self.lookup(index, fields).ok_or(Error::UnknownIndex { index })?;
-            } else if first & 0x40 != 0 {
-                let field = self.literal(&mut block, 6, fields)?;
-                self.insert(field);
-            } else if first & 0x20 != 0 {
-                return Err(Error::LateTableSizeUpdate);
+    /// Takes one field off `block` (RFC 7541 §6).
+    #[inline]
+    pub(super) fn representation(
+        &mut self,
+        block: &mut &[u8],
+        fields: &mut Fields,
+    ) -> Result<(Rc<Field>, Indexing), Error> {
+        let first = *block.first().ok_or(Error::Truncated)?;
+        if first & 0x80 != 0 {
+            let index = integer::decode(block, 7)?;
+            Ok((self.entry(index, fields)?, Indexing::Index))
+        } else if first & 0x40 != 0 {
+            let field = self.literal(block, 6, fields)?;
+            self.insert(Rc::clone(&field));
+            Ok((field, Indexing::Index))
+        } else if first & 0x20 != 0 {
+            Err(Error::LateTableSizeUpdate)
+        } else {
+            let indexing = if first & 0x10 != 0 {
+                Indexing::Never
             } else {
-                match integer::decode(&mut block, 4)? {
-                    0 => fields.check(Literal::parse(&mut block)?)?,
-                    index => {
-                        self.lookup(index, fields).ok_or(Error::UnknownIndex { index })?;
-                    }
+                Indexing::Without
+            };
+            Ok((self.literal(block, 4, fields)?, indexing))
+        }
+    }
+
+    /// Takes one field off `block` of which only the table needs to know: nothing else is made of it.
+    pub(super) fn follow(&mut self, block: &mut &[u8], fields: &mut Fields) -> Result<(), Error> {
+        let first = *block.first().ok_or(Error::Truncated)?;
+        if first & 0x80 != 0 {
+            let index = integer::decode(block, 7)?;
+            self.lookup(index, fields).ok_or(Error::UnknownIndex { index })?;
+        } else if first & 0x40 != 0 {
+            let field = self.literal(block, 6, fields)?;
+            self.insert(field);
+        } else if first & 0x20 != 0 {
+            return Err(Error::LateTableSizeUpdate);
+        } else {
+            match integer::decode(block, 4)? {
+                0 => fields.check(Literal::parse(block)?)?,
+                index => {
+                    self.lookup(index, fields).ok_or(Error::UnknownIndex { index })?;
                 }
-                fields.check(Literal::parse(&mut block)?)?;
             }
+            fields.check(Literal::parse(block)?)?;
         }
         Ok(())
+    }
+
+    pub(super) fn knows(&self, index: u32, fields: &Fields) -> bool {
+        self.lookup(index, fields).is_some()
+    }
+
+    /// Bytes that the table may hold.
+    pub(super) fn capacity(&self) -> u32 {
+        self.capacity
     }
 
     /// Bytes that the table holds, each entry with its 32.
@@ -123,7 +146,7 @@ impl Decoder {
     }
 
     /// RFC 7541 §4.2 and §6.3: only before the first field.
-    fn size_updates(&mut self, block: &mut &[u8]) -> Result<(), Error> {
+    pub(super) fn size_updates(&mut self, block: &mut &[u8]) -> Result<(), Error> {
         while block.first().is_some_and(|first| first & 0xe0 == 0x20) {
             let size = integer::decode(block, 5)?;
             if size > self.max {
@@ -179,7 +202,7 @@ impl Decoder {
         self.table.push_front(field);
     }
 
-    fn evict_down_to(&mut self, size: u32) {
+    pub(super) fn evict_down_to(&mut self, size: u32) {
         while self.size > size {
             let Some(evicted) = self.table.pop_back() else {
                 return;

@@ -107,6 +107,10 @@ impl HeaderList {
         self.oversized
     }
 
+    pub(super) const fn set_oversized(&mut self) {
+        self.oversized = true;
+    }
+
     /// Fields that it has memory for.
     pub(super) fn capacity(&self) -> usize {
         self.fields.capacity()

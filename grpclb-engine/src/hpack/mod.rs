@@ -31,6 +31,7 @@ mod integer;
 mod list;
 mod lists;
 mod literal;
+mod partial;
 mod static_table;
 
 pub use decoder::Decoder;

@@ -8,6 +8,7 @@ use super::calls::Outcome;
 use super::reply::{self, Failure, Form, Status};
 use crate::Time;
 use crate::frame::ErrorCode;
+use crate::hpack::MAX_FIELDS;
 
 impl Splitter {
     /// Nothing of the call will run, or whatever ran cannot be asked: UNAVAILABLE, or 503.
@@ -19,7 +20,7 @@ impl Splitter {
     /// The request's headers or trailers are longer than our `SETTINGS_MAX_HEADER_LIST_SIZE`.
     pub(super) fn answer_oversized_request(&mut self, now: Time, key: Key) {
         let why = format!(
-            "the request's headers exceed {} bytes",
+            "the request's headers exceed {} bytes or {MAX_FIELDS} fields",
             self.config.client.max_header_list_size
         );
         self.answer_oversized(now, key, "431", &why);
@@ -28,7 +29,7 @@ impl Splitter {
     /// The backend's header list is longer than what we told it to send at most.
     pub(super) fn answer_oversized_response(&mut self, now: Time, key: Key) {
         let why = format!(
-            "the response's headers exceed {} bytes",
+            "the response's headers exceed {} bytes or {MAX_FIELDS} fields",
             self.config.backend.max_header_list_size
         );
         self.answer_oversized(now, key, "502", &why);

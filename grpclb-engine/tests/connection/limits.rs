@@ -48,13 +48,13 @@ fn an_endless_block_of_small_continuations_is_stopped() {
 }
 
 #[test]
-fn an_endless_block_of_large_continuations_is_stopped_at_twice_the_lists_limit() {
+fn an_endless_block_of_large_continuations_is_stopped_at_sixteen_times_the_lists_limit() {
     let mut script = Script::client();
     script.send(&raw(kinds::HEADERS, flags::END_STREAM, 1, &[]));
     let rounds = until_closed(&mut script, |script, _| {
         script.send(&raw(kinds::CONTINUATION, 0, 1, &vec![0; 16_384]));
     });
-    assert_eq!(rounds, (2 << 20) / 16_384);
+    assert_eq!(rounds, (16 << 20) / 16_384);
     expect_limit(&mut script, Limit::HeaderBlockSize);
 }
 

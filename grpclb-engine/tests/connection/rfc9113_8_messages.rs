@@ -359,3 +359,52 @@ fn s6_5_2_a_list_that_is_too_long_is_told_and_the_table_is_kept() {
     assert!(!headers.oversized());
     script.expect_fine();
 }
+
+#[test]
+fn a_block_of_megabytes_fails_its_call_alone_and_the_table_goes_on() {
+    let value = "v".repeat(3 << 20);
+    let trailers: &[(&str, &str)] = &[
+        ("grpc-status", "0"),
+        ("x-before", "indexed"),
+        ("x-large", &value),
+        ("x-after", "indexed, too"),
+    ];
+    let mut script = Script::server();
+    script.side.open(script.now, 1, false);
+    script.side.open(script.now, 2, false);
+    script.flush();
+    script.headers(1, RESPONSE, false);
+    let block = script.block(trailers);
+    let mut chunks = block.chunks(16_384).peekable();
+    let (mut kind, mut flag) = (kinds::HEADERS, flags::END_STREAM);
+    let mut most = 0;
+    while let Some(chunk) = chunks.next() {
+        flag |= if chunks.peek().is_none() {
+            flags::END_HEADERS
+        } else {
+            0
+        };
+        script.send(&raw(kind, flag, 1, chunk));
+        most = most.max(script.side.connection.pending());
+        (kind, flag) = (kinds::CONTINUATION, 0);
+    }
+    assert!(most < 5 << 19, "{most} bytes were held");
+    let Some(Event::Headers { headers, .. }) = script.side.events.last() else {
+        panic!("{:?}", script.side.events)
+    };
+    assert!(headers.oversized());
+    // The table that both ends have now.
+    script.headers(3, RESPONSE, false);
+    let after = [
+        ("grpc-status", "0"),
+        ("x-before", "indexed"),
+        ("x-after", "indexed, too"),
+    ];
+    script.headers(3, &after, true);
+    let lists = headers_of(&script);
+    assert_eq!(
+        lists.last().and_then(|list| list.get("x-after")),
+        Some(&b"indexed, too"[..])
+    );
+    script.expect_fine();
+}

@@ -19,5 +19,6 @@ mod pings;
 mod recovery;
 mod replay;
 mod resets;
+mod shared;
 mod upkeep;
 mod waiting;

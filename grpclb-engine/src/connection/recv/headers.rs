@@ -2,7 +2,9 @@
 
 use std::rc::Rc;
 
-use super::{CONTINUATION_BYTES, FREE_CONTINUATIONS, Fatal};
+use bytes::BytesMut;
+
+use super::{BLOCK_LISTS, Block, CONTINUATION_BYTES, FREE_CONTINUATIONS, Fatal};
 use crate::Time;
 use crate::connection::control::Control;
 use crate::connection::streams::{Expect, Outcome};
@@ -10,8 +12,15 @@ use crate::connection::{
     Cause, CloseReason, Connection, Event, HeadersKind, Limit, Role, State, StreamEvent, StreamKey,
 };
 use crate::frame::{ErrorCode, StreamId};
-use crate::hpack::{Fields, HeaderList};
+use crate::hpack::{self, Fields, HeaderList};
 use crate::message::{self, Message};
+
+const fn broken(error: hpack::Error) -> Fatal {
+    Fatal {
+        code: ErrorCode::COMPRESSION_ERROR,
+        reason: CloseReason::Hpack(error),
+    }
+}
 
 impl Connection {
     pub(super) fn recv_continuation(
@@ -26,19 +35,47 @@ impl Connection {
             return Ok(None);
         };
         block.continuations = block.continuations.saturating_add(1);
+        block.received = block.received.saturating_add(fragment.len());
         block.bytes.extend_from_slice(fragment);
-        if block.continuations > FREE_CONTINUATIONS.saturating_add(block.bytes.len() / CONTINUATION_BYTES) {
+        if block.continuations > FREE_CONTINUATIONS.saturating_add(block.received / CONTINUATION_BYTES) {
             return Err(Fatal::limit(Limit::Continuation));
         }
-        // Twice the list's limit: what is only somewhat too long can still be answered.
-        if block.bytes.len() > (self.config.max_header_list_size as usize).saturating_mul(2) {
+        let kept = self.config.max_header_list_size as usize;
+        if block.received > kept.saturating_mul(BLOCK_LISTS) {
             return Err(Fatal::limit(Limit::HeaderBlockSize));
+        }
+        if block.received > kept {
+            self.recv_too_long(&mut block, end_headers, fields)
+                .map_err(broken)?;
         }
         if !end_headers {
             self.inbound.block = Some(block);
             return Ok(None);
         }
-        self.recv_block(block.stream, block.end_stream, &block.bytes, now, fields)
+        match block.list {
+            Some(list) => self.recv_list(block.stream, block.end_stream, list, block.received, now),
+            None => self.recv_block(block.stream, block.end_stream, &block.bytes, now, fields),
+        }
+    }
+
+    /// A field block that is longer than a list may be: it is decoded as it comes, and no more is kept of it than its beginning.
+    fn recv_too_long(
+        &mut self,
+        block: &mut Block,
+        last: bool,
+        fields: &mut Fields,
+    ) -> Result<(), hpack::Error> {
+        if block.list.is_none() {
+            let mut list = fields.take_list();
+            let limit = self.config.max_header_list_size;
+            self.decoder
+                .decode_beginning(&mut block.bytes, fields, limit, Rc::make_mut(&mut list))?;
+            block.list = Some(list);
+        }
+        self.decoder.decode_rest(&mut block.bytes, fields, last)?;
+        // What is left is short; the memory of the rest goes back.
+        block.bytes = BytesMut::from(&block.bytes[..]);
+        Ok(())
     }
 
     /// A whole field block. It is decoded whatever becomes of its stream: the peer's table goes on with it.
@@ -54,15 +91,24 @@ impl Connection {
         let list = Rc::make_mut(&mut headers); // nobody else has it
         self.decoder
             .decode(block, fields, self.config.max_header_list_size, list)
-            .map_err(|error| Fatal {
-                code: ErrorCode::COMPRESSION_ERROR,
-                reason: CloseReason::Hpack(error),
-            })?;
+            .map_err(broken)?;
+        self.recv_list(id, end_stream, headers, block.len(), now)
+    }
+
+    /// A header list, from a field block of so many bytes.
+    fn recv_list(
+        &mut self,
+        id: StreamId,
+        end_stream: bool,
+        headers: Rc<HeaderList>,
+        bytes: usize,
+        now: Time,
+    ) -> Result<Option<Event>, Fatal> {
         if headers.oversized() {
-            let cost = cost_of(block.len());
+            let cost = cost_of(bytes);
             self.spend(Limit::OversizedLists, cost, now)?;
         }
-        if block.is_empty() && !end_stream {
+        if bytes == 0 && !end_stream {
             self.spend(Limit::EmptyFrames, 1, now)?;
         }
         match self.streams.find(id) {

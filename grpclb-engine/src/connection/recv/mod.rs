@@ -5,6 +5,8 @@ mod data;
 mod errors;
 mod headers;
 
+use std::rc::Rc;
+
 use bytes::BytesMut;
 
 use super::control::Control;
@@ -12,11 +14,14 @@ use super::preface::Expect as Preface;
 use super::{CloseReason, Connection, Event, Limit, Limits};
 use crate::Time;
 use crate::frame::{ErrorCode, Frame, Reader, StreamId};
-use crate::hpack::Fields;
+use crate::hpack::{Fields, HeaderList};
 
 /// CONTINUATION frames that are free in one field block; beyond, each must carry [`CONTINUATION_BYTES`] on average.
 const FREE_CONTINUATIONS: usize = 128;
 const CONTINUATION_BYTES: usize = 256;
+
+/// Bytes of one field block, in lists of the greatest length that we allow. A longer one ends the connection.
+const BLOCK_LISTS: usize = 16;
 
 /// What reading came to.
 pub(super) enum Progress {
@@ -66,7 +71,12 @@ pub(super) struct Inbound {
 struct Block {
     stream: StreamId,
     end_stream: bool,
+    /// What is not decoded yet.
     bytes: BytesMut,
+    /// The block's length so far.
+    received: usize,
+    /// It is too long, and decoded as it comes: its beginning.
+    list: Option<Rc<HeaderList>>,
     continuations: usize,
     since: Time,
 }
@@ -83,7 +93,10 @@ impl Inbound {
 
     /// Bytes of the field block whose CONTINUATIONs are missing.
     pub(super) fn memory(&self) -> usize {
-        self.block.as_ref().map_or(0, |block| block.bytes.capacity())
+        let list = |block: &Block| block.list.as_ref().map_or(0, |list| list.memory());
+        self.block
+            .as_ref()
+            .map_or(0, |block| block.bytes.capacity() + list(block))
     }
 
     pub(super) fn overdue(&self, limits: &Limits, now: Time) -> Option<Limit> {
@@ -181,7 +194,9 @@ impl Connection {
                     self.inbound.block = Some(Block {
                         stream,
                         end_stream,
+                        received: bytes.len(),
                         bytes,
+                        list: None,
                         continuations: 0,
                         since: now,
                     });
