@@ -161,6 +161,7 @@ impl Connection {
         now: Time,
     ) -> Result<Option<Event>, Fatal> {
         let tag = self.streams.get(key).map_or(0, |stream| stream.tag);
+        self.account.earn_reset();
         self.queue_reset(key, code);
         self.spend_stream_error(now)?;
         Ok(Some(Event::Reset {
