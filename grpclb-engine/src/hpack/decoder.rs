@@ -77,7 +77,8 @@ impl Decoder {
     }
 
     /// Takes one field off `block` (RFC 7541 §6).
-    #[inline]
+    #[expect(clippy::inline_always, reason = "the loop of every call's fields")]
+    #[inline(always)]
     pub(super) fn representation(
         &mut self,
         block: &mut &[u8],

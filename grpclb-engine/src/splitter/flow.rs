@@ -55,6 +55,7 @@ impl Splitter {
     }
 
     fn fill(&mut self, now: Time, id: ConnId) {
+        let mut resume = false;
         let mut sent = std::mem::take(&mut self.sent);
         let link = match id {
             ConnId::Client(id) => self.clients.get_mut(id.0).map(|client| &mut client.link),
@@ -65,11 +66,16 @@ impl Splitter {
             link.output.set_bound(self.memory.output_bound());
             link.conn
                 .transmit(now, &mut self.fields, &mut link.output, &mut sent);
+            if link.paused {
+                resume = link.conn.wants_input();
+            }
             if let Some((before, now)) = link.recharge() {
                 self.charge_difference(before, now);
             }
         }
-        self.resume_input(id);
+        if resume {
+            self.resume_input(id);
+        }
         for what in sent.drain(..) {
             match id {
                 ConnId::Client(id) => self.sent_to_client(now, id, what),

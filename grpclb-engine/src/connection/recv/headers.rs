@@ -96,6 +96,7 @@ impl Connection {
     }
 
     /// A header list, from a field block of so many bytes.
+    #[inline]
     fn recv_list(
         &mut self,
         id: StreamId,
