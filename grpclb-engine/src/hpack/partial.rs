@@ -41,7 +41,7 @@ impl Decoder {
             rest = after;
         }
         out.set_oversized();
-        let used = block.len() - rest.len();
+        let used = block.len().saturating_sub(rest.len());
         block.advance(used);
         self.decode_rest(block, fields, false)
     }
@@ -55,7 +55,7 @@ impl Decoder {
     ) -> Result<(), Error> {
         let mut rest = &block[..];
         let result = self.follow_pieces(&mut rest, fields, last);
-        let used = block.len() - rest.len();
+        let used = block.len().saturating_sub(rest.len());
         block.advance(used);
         match result {
             Err(Error::Truncated) if !last => Ok(()),
@@ -112,7 +112,7 @@ impl Decoder {
 
     /// Bytes from which on a literal cannot fit into the table: the longest Huffman code has thirty bits.
     fn giant(&self) -> usize {
-        GIANT.max(4 * self.capacity() as usize)
+        GIANT.max((self.capacity() as usize).saturating_mul(4))
     }
 }
 
@@ -124,7 +124,7 @@ impl Partial {
 
     fn pass(&mut self, rest: &mut &[u8]) {
         let here = self.skip.min(rest.len());
-        self.skip -= here;
+        self.skip = self.skip.saturating_sub(here);
         *rest = &rest[here..];
     }
 

@@ -96,7 +96,7 @@ impl Inbound {
         let list = |block: &Block| block.list.as_ref().map_or(0, |list| list.memory());
         self.block
             .as_ref()
-            .map_or(0, |block| block.bytes.capacity() + list(block))
+            .map_or(0, |block| block.bytes.capacity().saturating_add(list(block)))
     }
 
     pub(super) fn overdue(&self, limits: &Limits, now: Time) -> Option<Limit> {
