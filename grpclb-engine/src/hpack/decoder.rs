@@ -66,12 +66,13 @@ impl Decoder {
         let mut block = block;
         self.size_updates(&mut block)?;
         while !block.is_empty() {
-            if out.oversized() {
-                self.follow(&mut block, fields)?;
-            } else {
-                let (field, indexing) = self.representation(&mut block, fields)?;
-                out.push_within(limit, field, indexing);
+            let (field, indexing) = self.representation(&mut block, fields)?;
+            if !out.push_within(limit, field, indexing) {
+                break;
             }
+        }
+        while !block.is_empty() {
+            self.follow(&mut block, fields)?;
         }
         Ok(())
     }
@@ -147,6 +148,7 @@ impl Decoder {
     }
 
     /// RFC 7541 §4.2 and §6.3: only before the first field.
+    #[inline]
     pub(super) fn size_updates(&mut self, block: &mut &[u8]) -> Result<(), Error> {
         while block.first().is_some_and(|first| first & 0xe0 == 0x20) {
             let size = integer::decode(block, 5)?;

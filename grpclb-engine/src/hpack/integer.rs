@@ -8,7 +8,8 @@ use super::Error;
 const MAX_CONTINUATION: u32 = 5;
 
 /// Takes an integer off `input`; its first byte holds it in the low `prefix` bits (1 to 8) below flags of no interest here.
-#[inline]
+#[expect(clippy::inline_always, reason = "each field of a call has one")]
+#[inline(always)]
 pub(super) fn decode(input: &mut &[u8], prefix: u32) -> Result<u32, Error> {
     let (&first, rest) = input.split_first().ok_or(Error::Truncated)?;
     *input = rest;
@@ -21,6 +22,7 @@ pub(super) fn decode(input: &mut &[u8], prefix: u32) -> Result<u32, Error> {
     }
 }
 
+#[cold]
 fn decode_continuation(input: &mut &[u8], prefix_value: u32) -> Result<u32, Error> {
     let mut value = u64::from(prefix_value);
     for position in 0..MAX_CONTINUATION {

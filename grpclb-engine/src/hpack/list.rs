@@ -122,12 +122,16 @@ impl HeaderList {
 
     /// Once a field would take the list over `limit` bytes or [`MAX_FIELDS`], that one and all after it are left out.
     #[inline]
-    pub(super) fn push_within(&mut self, limit: u32, field: Rc<Field>, indexing: Indexing) {
-        self.oversized |=
-            self.size + field.size() as usize > limit as usize || self.fields.len() >= MAX_FIELDS;
-        if !self.oversized {
+    /// Whether it fitted.
+    pub(super) fn push_within(&mut self, limit: u32, field: Rc<Field>, indexing: Indexing) -> bool {
+        let size = self.size.saturating_add(field.size() as usize);
+        let fits = size <= limit as usize && self.fields.len() < MAX_FIELDS;
+        if fits {
             self.push(field, indexing);
+        } else {
+            self.oversized = true;
         }
+        fits
     }
 
     /// The value of the first field of this name (lower case, pseudo-fields with their colon).

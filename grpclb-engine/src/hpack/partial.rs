@@ -34,7 +34,7 @@ impl Decoder {
         while !rest.is_empty() && !out.oversized() {
             let mut after = rest;
             match self.representation(&mut after, fields) {
-                Ok((field, indexing)) => out.push_within(limit, field, indexing),
+                Ok((field, indexing)) => _ = out.push_within(limit, field, indexing),
                 Err(Error::Truncated) => break,
                 Err(error) => return Err(error),
             }

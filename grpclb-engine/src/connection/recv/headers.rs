@@ -96,7 +96,11 @@ impl Connection {
     }
 
     /// A header list, from a field block of so many bytes.
-    #[inline]
+    #[expect(
+        clippy::inline_always,
+        reason = "on the way of every call, by one of its two callers"
+    )]
+    #[inline(always)]
     fn recv_list(
         &mut self,
         id: StreamId,
