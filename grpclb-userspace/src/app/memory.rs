@@ -128,33 +128,34 @@ struct Usage {
     held: u64,
 }
 
+impl Usage {
+    /// Resident bytes that pods do not hold.
+    fn unexplained(self) -> u64 {
+        self.resident.saturating_sub(self.held)
+    }
+}
+
 /// Decides when the allocator is asked to give memory back.
 #[derive(Debug, Default)]
 struct Trim {
-    /// The usage that nothing could be given back of.
-    floor: Usage,
+    /// Unexplained bytes that the allocator could not give back.
+    floor: u64,
     last: Option<Instant>,
 }
 
 impl Trim {
-    /// Returns whether much more is resident than at the floor and than pods hold: an attack, or a large state, has ended and
-    /// the allocator keeps its memory.
+    /// Returns whether much more is resident than pods hold and than was left the last time: a burst, or a large state, has
+    /// ended and the allocator keeps its memory.
     fn is_due(&mut self, usage: Usage, now: Instant) -> bool {
-        if usage.resident < self.floor.resident {
-            self.floor = usage;
-        }
-        let explained = usage.held.saturating_sub(self.floor.held);
-        let spare = usage
-            .resident
-            .saturating_sub(self.floor.resident)
-            .saturating_sub(explained);
+        self.floor = self.floor.min(usage.unexplained());
+        let spare = usage.unexplained() - self.floor;
         let rested = |last: Instant| now.saturating_duration_since(last) >= TRIM_INTERVAL;
         spare >= SPARE && self.last.is_none_or(rested)
     }
 
     /// The allocator has been asked; `after` is left.
     fn done(&mut self, after: Usage, now: Option<Instant>) {
-        (self.floor, self.last) = (after, now);
+        (self.floor, self.last) = (after.unexplained(), now);
     }
 }
 
@@ -197,6 +198,19 @@ mod tests {
         assert!(trim.is_due(usage(140, 10), now), "it was in use");
         trim.done(usage(42, 10), Some(now));
         assert!(!trim.is_due(usage(42, 10), now + TRIM_INTERVAL));
+    }
+
+    /// What is in use beside what is charged cannot be given back; both can once the burst is over.
+    #[test]
+    fn memory_is_given_back_after_a_burst_during_which_none_could_be() {
+        let now = Instant::now();
+        let mut trim = Trim::default();
+        trim.done(usage(20, 0), None);
+        assert!(trim.is_due(usage(250, 138), now));
+        trim.done(usage(250, 138), Some(now));
+        let later = now + TRIM_INTERVAL;
+        assert!(!trim.is_due(usage(250, 138), later), "the burst goes on");
+        assert!(trim.is_due(usage(246, 0), later), "it is over");
     }
 
     #[test]
