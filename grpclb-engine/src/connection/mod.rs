@@ -32,6 +32,7 @@
 
 mod commands;
 mod control;
+mod end;
 mod event;
 #[expect(
     clippy::arithmetic_side_effects,
@@ -378,23 +379,6 @@ impl Connection {
         paused
     }
 
-    /// The peer closed its side of the socket. [`Event::Closed`] follows from `poll_event`.
-    pub fn handle_eof(&mut self) {
-        self.handle_lost(CloseReason::Eof);
-    }
-
-    /// The socket failed. [`Event::Closed`] follows from `poll_event`.
-    pub fn handle_socket_error(&mut self, error: SocketError) {
-        self.handle_lost(CloseReason::Socket(error));
-    }
-
-    fn handle_lost(&mut self, reason: CloseReason) {
-        if !self.closed {
-            self.control.clear();
-            self.end(ErrorCode::NO_ERROR, reason, By::Peer);
-        }
-    }
-
     /// The earliest time at which [`Self::handle_timeout`] has something to do.
     pub fn poll_timeout(&self) -> Option<Time> {
         if self.closed {
@@ -460,33 +444,5 @@ impl Connection {
         self.unacknowledged
             .since()
             .map(|since| since + self.config.limits.settings_time)
-    }
-}
-
-// ---- The end ----
-impl Connection {
-    /// A connection error (RFC 9113 §5.4.1): GOAWAY leaves with the next transmit, and nothing else does.
-    fn fail(&mut self, code: ErrorCode, reason: CloseReason, by: By) {
-        if self.closed {
-            return;
-        }
-        let last = if self.role == Role::Server {
-            self.last_id
-        } else {
-            StreamId::CONNECTION
-        };
-        self.control.clear();
-        self.control.push_back(Control::GoAway {
-            last,
-            code,
-            debug: reason.to_string(),
-        });
-        self.end(code, reason, by);
-    }
-
-    fn end(&mut self, code: ErrorCode, reason: CloseReason, by: By) {
-        self.closed = true;
-        self.streams.clear_work();
-        self.events.push_back(Event::Closed { code, reason, by });
     }
 }
