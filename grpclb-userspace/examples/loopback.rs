@@ -36,6 +36,8 @@ fn main() -> anyhow::Result<()> {
         heartbeat: Arc::new(|_| {}),
         identify: Arc::new(|_| None),
         detected: Arc::new(|_, _| ()),
+        panicked: Arc::new(|_, _| ()),
+        on_turn: None,
         seed: 1,
     })?;
     plane.set_service(SLOT, &service(&backends));

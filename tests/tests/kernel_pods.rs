@@ -20,12 +20,12 @@ use grpclb_abi::Slot;
 use grpclb_userspace::kernel::{self, Kernel};
 use grpclb_userspace::model::{Desired, NetnsRef, PodSpec};
 use grpclb_userspace::pods::{
-    self, Accept, Ended, Leave, PORTS, PodState, PodStatus, Probe, Steer, Steering,
+    self, Accept, Ended, Leave, PORTS, Panicked, PodState, PodStatus, Probe, Steer, Steering,
 };
 use kernel_support::*;
 use socket2::{Domain, Socket, Type};
 use tokio::net::TcpListener as AsyncListener;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 const TOKEN: &str = "the-test";
 
@@ -72,6 +72,8 @@ impl Steering for Relay {
     fn unsteer(&mut self, cookie: u64) {
         self.kernel.lock().unwrap().remove_pod(cookie).unwrap();
     }
+
+    fn report_panic(&mut self, _pod: &PodSpec, _reason: &str) {}
 }
 
 impl Relay {
@@ -112,6 +114,7 @@ struct Rooms {
     arrived: Arc<Mutex<Vec<TcpStream>>>,
     desired: watch::Sender<Arc<Desired>>,
     status: watch::Receiver<Arc<[PodStatus]>>,
+    panics: mpsc::UnboundedSender<Panicked>,
     runtime: tokio::runtime::Runtime,
     machine: Machine,
 }
@@ -135,6 +138,7 @@ impl Rooms {
             .unwrap();
         let (desired, wanted) = watch::channel(Arc::default());
         let (tell, status) = watch::channel(Arc::from([]));
+        let (panics, panicked) = mpsc::unbounded_channel();
         let probe = Probe {
             target: Slot::PROBE.to_ipv4(),
             token: TOKEN.into(),
@@ -143,12 +147,14 @@ impl Rooms {
             probe,
             drain_timeout: Duration::from_secs(1),
         };
-        runtime.spawn(async move { pods::start(config, wanted, relay, tell).unwrap().await });
+        let pods = move || pods::start(config, wanted, relay, tell, panicked).unwrap();
+        runtime.spawn(async move { pods().await });
         Self {
             kernel,
             arrived,
             desired,
             status,
+            panics,
             runtime,
             machine,
         }
@@ -226,6 +232,24 @@ fn an_ordinary_pod_is_steered_with_its_own_addresses_read_from_its_namespace() {
     let status = rooms.wait(|pod| pod.state == PodState::Steered);
     assert!(status.ipv6 && PORTS.contains(&status.port.unwrap()), "{status:?}");
     assert!(rooms.is_steered(pod.pod()));
+}
+
+#[test]
+fn connects_of_a_pod_go_the_plain_way_after_a_panic_in_its_turn() {
+    let mut rooms = Rooms::new();
+    let pod = NamedPod::new();
+    rooms.want(&pod);
+    let status = rooms.wait(|pod| pod.state == PodState::Steered);
+    assert!(rooms.is_steered(pod.pod()));
+    rooms
+        .panics
+        .send(Panicked {
+            incarnation: status.incarnation,
+            panic: "index out of bounds".to_owned(),
+        })
+        .unwrap();
+    rooms.wait(|pod| pod.state == PodState::Paused);
+    assert!(!rooms.is_steered(pod.pod()));
 }
 
 #[test]

@@ -56,7 +56,7 @@ use readiness::Readiness;
 use services::Services;
 use signals::Signals;
 use status::Collector;
-use steering::{PodSteering, SharedKernel, tell};
+use steering::{PodSteering, SharedKernel, pods_config, tell};
 use watchdog::Beats;
 
 /// How often an attachment or a table entry that the kernel refused is tried again.
@@ -79,6 +79,7 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     logging::init(&options.log, options.log_format)?;
+    data::install_panic_hook();
     process::prepare(options.workers())?;
     let runtime = process::runtime().context("cannot start the agent's runtime")?;
     let outcome = runtime.block_on(async { Agent::start(options)?.live().await });
@@ -140,7 +141,9 @@ impl<'o> Agent<'o> {
         .context("kernel side")?;
         let beats = Beats::new(options.workers());
         let (tell_detected, detected) = mpsc::unbounded_channel();
-        let data = start_data(options, &instance, &kernel, &beats, tell_detected).context("data plane")?;
+        let (tell_panics, panics) = mpsc::unbounded_channel();
+        let data = start_data(options, &instance, &kernel, &beats, tell_detected, tell_panics)
+            .context("data plane")?;
         let data = Arc::new(data);
         watchdog::start(Arc::clone(&beats)).context("cannot start the watchdog's thread")?;
         let kernel = SharedKernel::new(kernel);
@@ -150,8 +153,10 @@ impl<'o> Agent<'o> {
         let steering = PodSteering {
             kernel: kernel.clone(),
             data: Arc::clone(&data),
+            events: control.events.clone(),
         };
-        let pods = pods::start(pods_config(options, &instance), wanted, steering, tell_status)
+        let pods_config = pods_config(options, &instance);
+        let pods = pods::start(pods_config, wanted, steering, tell_status, panics)
             .context("cannot watch the pods' namespaces (see fs.inotify.max_user_instances)")?;
         tokio::spawn(pods);
 
@@ -450,6 +455,7 @@ fn start_data(
     kernel: &Kernel,
     beats: &Arc<Beats>,
     detected: mpsc::UnboundedSender<(u32, bool)>,
+    panics: mpsc::UnboundedSender<pods::Panicked>,
 ) -> Result<DataPlane, data::StartError> {
     let (heartbeat, identify, beats) = (kernel.heartbeat(), kernel.identify(), Arc::clone(beats));
     DataPlane::start(&data::Config {
@@ -467,18 +473,12 @@ fn start_data(
             // Nobody listens while the agent drains.
             let _: Result<(), _> = detected.send((slot, http2));
         }),
+        panicked: Arc::new(move |incarnation, panic| {
+            let (incarnation, panic) = (Arc::clone(incarnation), panic.to_owned());
+            let _: Result<(), _> = panics.send(pods::Panicked { incarnation, panic });
+        }),
+        on_turn: None,
         seed: process::seed(),
         dial: options.dial(),
     })
-}
-
-fn pods_config(options: &Options, instance: &Instance) -> pods::Config {
-    let probe = pods::Probe {
-        target: Slot::PROBE.to_ipv4(),
-        token: instance.name().to_owned(),
-    };
-    pods::Config {
-        probe,
-        drain_timeout: options.drain_timeout(),
-    }
 }

@@ -196,6 +196,7 @@ impl Collector {
                 .map(|service| service_of(service, &known, &data))
                 .collect(),
             early_connections: self.leftovers.early(),
+            pod_panics: data.workers.iter().map(|worker| worker.panics).sum(),
             services_known: known.wanted.services.len() as u64,
             services_left_alone: known.wanted.left_alone.services.len() as u64,
             counters: counters(&data, &known),
@@ -351,6 +352,7 @@ fn pod_of(pod: &PodStatus, bypassing: Option<&Count>, data: &Data) -> told::Pod 
         state: match pod.state {
             // Probed and not reached: left alone on purpose. Without a listener yet: not there yet.
             PodState::Probing if pod.failures > 0 => told::PodState::Unsteered,
+            PodState::Paused => told::PodState::Unsteered,
             PodState::Waiting | PodState::Probing => told::PodState::Pending,
             PodState::Steered => told::PodState::Steered,
             PodState::Draining => told::PodState::Draining,

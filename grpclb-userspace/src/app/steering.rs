@@ -3,12 +3,16 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context;
+use grpclb_abi::Slot;
 
+use super::instances::Instance;
+use super::options::Options;
 use super::services::Change;
+use crate::control::{PodEvent, PodEvents};
 use crate::data::{self, DataPlane};
 use crate::kernel::{self, Kernel};
-use crate::model::{Endpoint, EndpointState};
-use crate::pods::{Accept, Ended, Leave, Steer, Steering};
+use crate::model::{Endpoint, EndpointState, PodSpec};
+use crate::pods::{self, Accept, Ended, Leave, Steer, Steering};
 
 /// The kernel room, shared by those who tell it things and the admin who asks. Never held across an `.await`.
 #[derive(Clone, Debug)]
@@ -30,6 +34,8 @@ impl SharedKernel {
 pub(super) struct PodSteering {
     pub(super) kernel: SharedKernel,
     pub(super) data: Arc<DataPlane>,
+    /// Only where the pods are Kubernetes'.
+    pub(super) events: Option<PodEvents>,
 }
 
 impl Steering for PodSteering {
@@ -72,6 +78,29 @@ impl Steering for PodSteering {
         if let Err(error) = self.kernel.lock().remove_pod(cookie) {
             tracing::error!(cookie, %error, "a pod cannot be taken out of the kernel's table");
         }
+    }
+
+    fn report_panic(&mut self, pod: &PodSpec, reason: &str) {
+        if let Some(events) = &self.events {
+            events.report(PodEvent {
+                uid: Arc::clone(&pod.id),
+                name: Arc::clone(&pod.name),
+                reason: "AgentPanic",
+                message: reason.to_owned(),
+            });
+        }
+    }
+}
+
+/// Returns the settings of the pods room.
+pub(super) fn pods_config(options: &Options, instance: &Instance) -> pods::Config {
+    let probe = pods::Probe {
+        target: Slot::PROBE.to_ipv4(),
+        token: instance.name().to_owned(),
+    };
+    pods::Config {
+        probe,
+        drain_timeout: options.drain_timeout(),
     }
 }
 

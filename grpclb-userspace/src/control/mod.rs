@@ -64,12 +64,36 @@ pub struct Watch {
     pub health: watch::Receiver<Health>,
     /// Asks about endpoints that are not wanted, too; only where the source has such.
     pub explainer: Option<Explainer>,
+    /// Writes Events on pods; only where the source has such.
+    pub events: Option<PodEvents>,
     task: JoinHandle<()>,
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
         self.task.abort();
+    }
+}
+
+/// Has Events written on pods.
+#[derive(Clone, Debug)]
+pub struct PodEvents(mpsc::Sender<kubernetes::Report>);
+
+/// An Event of type Warning on a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodEvent {
+    pub uid: Arc<str>,
+    /// `namespace/name`.
+    pub name: Arc<str>,
+    /// In CamelCase, as the Events of Kubernetes have it.
+    pub reason: &'static str,
+    pub message: String,
+}
+
+impl PodEvents {
+    /// Never blocks. The Event is written later; where too many wait, this one is not.
+    pub fn report(&self, event: PodEvent) {
+        let _full = self.0.try_send(event.into());
     }
 }
 

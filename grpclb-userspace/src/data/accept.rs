@@ -13,6 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tracing::{debug, warn};
 
 use super::detect::{Detected, detect};
+use super::panics::Turn;
 use super::pod::Pod;
 use super::{leg, opaque, socket};
 use crate::model::Protocol;
@@ -45,6 +46,7 @@ pub(super) async fn accept_loop(pod: Rc<Pod>, listener: std::net::TcpListener) {
 }
 
 async fn serve(pod: Rc<Pod>, stream: TcpStream) {
+    pod.turn(Turn::Accept);
     let _open = pod.client_opened();
     let slot = match slot_of(&pod, &stream) {
         Some(slot) if slot == pod.worker.config.probe_slot => return answer_probe(&pod, &stream),

@@ -6,6 +6,8 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::panics::{OnPanic, OnTurn};
+
 /// Everything that the data plane must know before its first pod.
 #[derive(Clone)]
 pub struct Config {
@@ -27,6 +29,11 @@ pub struct Config {
     pub identify: Arc<dyn Fn(BorrowedFd<'_>) -> Option<u32> + Send + Sync>,
     /// Called for each connection whose port declares nothing, with the Service's slot, when it has shown whether it is HTTP/2.
     pub detected: Arc<dyn Fn(u32, bool) + Send + Sync>,
+    /// Called from a worker's loop with a pod's id and the panic's message and location, after a panic in that pod's turn: the
+    /// pod's listeners are closed and its connections reset, so it must not be steered until it is added again.
+    pub panicked: OnPanic,
+    /// Called at each entry into a pod's code. Tests raise a panic by it; the agent leaves it empty.
+    pub on_turn: Option<OnTurn>,
     /// For picks and jitter: takes another value with each start.
     pub seed: u64,
     pub dial: DialTimes,

@@ -19,6 +19,7 @@ use tracing::debug;
 
 use super::dial::dial;
 use super::leg;
+use super::panics::Turn;
 use super::pod::Pod;
 use super::socket::socket_error;
 use super::wake::Wake;
@@ -52,6 +53,7 @@ impl Driver {
 pub(super) async fn run(pod: Rc<Pod>) {
     let mut timer = pin!(tokio::time::sleep(Duration::ZERO));
     poll_fn(|cx| {
+        pod.turn(Turn::Drive);
         pod.driver.wake.register(cx);
         pod.reap(cx);
         let now = pod.worker.now();

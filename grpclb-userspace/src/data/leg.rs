@@ -14,6 +14,7 @@ use grpclb_engine::splitter::{ConnId, Ended, How, ServiceKey, Splitter};
 use tokio::net::TcpStream;
 use tracing::debug;
 
+use super::panics::Turn;
 use super::pod::Pod;
 use super::socket;
 use super::wake::Wake;
@@ -204,6 +205,7 @@ impl Leg {
         }
         let filled = input.len() == input.capacity();
         self.bulk.set(filled || read >= FRAMES_READ);
+        pod.turn(Turn::Input);
         pod.splitter
             .borrow_mut()
             .handle_input(pod.worker.now(), self.id, &mut input);

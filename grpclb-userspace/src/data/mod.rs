@@ -13,6 +13,8 @@
 //! Every relayed socket carries `SO_LINGER {1, 0}` from its first moment to its orderly end, so that whatever ends this
 //! process resets the connections and never looks like a clean end of stream.
 //!
+//! A panic in a pod's turn ends that pod's connections and nothing else ([`panics`]).
+//!
 //! Not here: protocol (the engine), which pods and Services there are (`control`, `pods`), steering (`kernel`).
 
 mod accept;
@@ -24,6 +26,7 @@ mod leg;
 mod legs;
 mod news;
 mod opaque;
+mod panics;
 mod plane;
 mod pod;
 mod relay;
@@ -36,6 +39,7 @@ mod wake;
 mod worker;
 
 pub use config::{Config, DialTimes, Leave, Listeners, StartError};
+pub use panics::{OnPanic, OnTurn, Turn, install_panic_hook};
 pub use plane::DataPlane;
 pub use status::{AcceptCounters, EndpointStatus, OpaqueCounters, PodStatus, ServiceStatus, WorkerStatus};
 pub use totals::{EndpointTotals, ServiceTotals, Totals};

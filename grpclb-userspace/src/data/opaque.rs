@@ -37,7 +37,7 @@ pub(super) async fn serve(pod: Rc<Pod>, client: TcpStream, service: ServiceKey, 
     socket::lift_notsent_lowat(&client);
     socket::lift_notsent_lowat(&upstream);
     let mut passed = Passed::default();
-    let result = relay::relay(&pod.worker.bulk, &client, &upstream, first, &mut passed).await;
+    let result = relay::relay(&pod, &client, &upstream, first, &mut passed).await;
 
     let counters = &mut pod.counters.borrow_mut().opaque;
     counters.bytes_from_clients += passed.to_upstream;
@@ -145,12 +145,14 @@ impl OpenConnection {
 
 impl Drop for OpenConnection {
     fn drop(&mut self) {
-        self.pod.counters.borrow_mut().opaque_open -= 1;
-        if !self.told {
-            self.pod
-                .splitter
-                .borrow_mut()
-                .opaque_closed(self.pod.worker.now(), self.service, &self.endpoint);
+        {
+            let open = &mut self.pod.counters.borrow_mut().opaque_open;
+            *open = open.saturating_sub(1);
+        }
+        // After a panic the splitter that counted the connection is dropped or about to be.
+        if !self.told && !self.pod.has_failed() && !std::thread::panicking() {
+            let mut splitter = self.pod.splitter.borrow_mut();
+            splitter.opaque_closed(self.pod.worker.now(), self.service, &self.endpoint);
         }
     }
 }

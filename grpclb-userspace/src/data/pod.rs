@@ -11,14 +11,16 @@ use grpclb_engine::balance::Service;
 use grpclb_engine::splitter::{ServiceKey, ServiceView, Splitter};
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinSet};
+use tracing::debug;
 
 use super::accept::accept_loop;
 use super::config::Listeners;
 use super::driver::{self, Driver};
 use super::legs::Legs;
+use super::panics::{Contained, DieOnPanic, Panic, Turn, contain};
 use super::status::{AcceptCounters, OpaqueCounters, PodStatus, ServiceStatus};
 use super::totals::Kept;
-use super::worker::{DieOnPanic, Worker};
+use super::worker::Worker;
 use crate::model::{PodId, Protocol};
 use crate::netns::Netns;
 
@@ -46,6 +48,8 @@ pub(super) struct Pod {
     client_left: Notify,
     draining: Cell<bool>,
     gone: Cell<bool>,
+    /// A panic ended the pod: what is left of it is an empty shell.
+    failed: Cell<bool>,
 }
 
 /// What is counted outside the engine.
@@ -68,11 +72,7 @@ impl Pod {
         listeners: Listeners,
         shared: bool,
     ) -> Rc<Self> {
-        let splitter = Splitter::new(
-            Arc::clone(&worker.splitter_config),
-            worker.seed(),
-            Arc::clone(&worker.budget),
-        );
+        let splitter = new_splitter(&worker);
         let pod = Rc::new(Self {
             id,
             worker,
@@ -89,6 +89,7 @@ impl Pod {
             client_left: Notify::new(),
             draining: Cell::new(false),
             gone: Cell::new(false),
+            failed: Cell::new(false),
         });
         pod.spawn(driver::run(Rc::clone(&pod)));
         for listener in std::iter::once(listeners.v4).chain(listeners.v6) {
@@ -98,15 +99,64 @@ impl Pod {
     }
 
     /// Runs a task of this pod: it is dropped, with its sockets, when the pod goes. `None` if it has gone.
-    pub(super) fn spawn(&self, task: impl Future<Output = ()> + 'static) -> Option<AbortHandle> {
+    pub(super) fn spawn(self: &Rc<Self>, task: impl Future<Output = ()> + 'static) -> Option<AbortHandle> {
         if self.gone.get() {
             return None;
         }
+        let task = Contained::new(Rc::clone(self), task);
         let task = self.tasks.borrow_mut().spawn_local(async move {
-            let _die = DieOnPanic;
+            let _die = DieOnPanic; // of what handles a panic
             task.await;
         });
         Some(task)
+    }
+
+    /// Runs code of this pod for the worker's loop. `None` if it panics, which fails the pod, or if the pod has failed.
+    pub(super) fn enter<T>(&self, turn: Turn, code: impl FnOnce() -> T) -> Option<T> {
+        if self.failed.get() {
+            return None;
+        }
+        let result = contain(|| {
+            self.turn(turn);
+            code()
+        });
+        result.map_err(|panic| self.fail(&panic)).ok()
+    }
+
+    /// Marks an entry into this pod's code.
+    #[inline]
+    pub(super) fn turn(&self, turn: Turn) {
+        if let Some(on_turn) = &self.worker.config.on_turn {
+            on_turn(&self.id, turn);
+        }
+    }
+
+    pub(super) fn has_failed(&self) -> bool {
+        self.failed.get()
+    }
+
+    /// Ends the pod after a panic in its turn: its sockets are reset, its listeners closed and its memory given back, whatever
+    /// state the panic left them in. Called from outside of the pod's code, so that nothing of the pod is borrowed.
+    pub(super) fn fail(&self, panic: &Panic) {
+        if self.failed.replace(true) {
+            return; // of a task that was dropped
+        }
+        self.gone.set(true);
+        let counted = contain(|| self.status());
+        self.worker
+            .pod_departed(&counted.unwrap_or_else(|_| self.status_without_engine()));
+        drop(self.tasks.take()); // each task is dropped, in its own `Contained`, when the loop next comes to it
+        let (legs, splitter) = (
+            self.legs.take(),
+            self.splitter.replace(new_splitter(&self.worker)),
+        );
+        for dropped in [contain(|| drop(legs)), contain(|| drop(splitter))] {
+            if let Err(panic) = dropped {
+                debug!(pod = %self.id, %panic, "a second panic, while the pod's state was dropped");
+            }
+        }
+        self.client_left.notify_one();
+        self.worker.pod_panicked(&self.id, panic);
     }
 
     /// Forgets the tasks that have ended.
@@ -117,12 +167,15 @@ impl Pod {
 
     /// Sees to it that the splitter knows this Service; `None` if there is none. What the Service's port declares.
     pub(super) fn learn_service(&self, slot: u32) -> Option<Protocol> {
-        let mut services = self.worker.services.borrow_mut();
-        let entry = services.begin_use(slot)?;
+        let (service, protocol) = {
+            let mut services = self.worker.services.borrow_mut();
+            let entry = services.begin_use(slot)?;
+            (Arc::clone(entry.service(self.shared)), entry.protocol())
+        };
         if self.known.borrow_mut().insert(slot) {
-            self.tell_service(slot, Some(entry.service(self.shared)));
+            self.tell_service(slot, Some(&service));
         }
-        Some(entry.protocol())
+        Some(protocol)
     }
 
     /// The Service of this slot was set or removed.
@@ -130,17 +183,20 @@ impl Pod {
         if !self.known.borrow().contains(&slot) {
             return;
         }
-        let services = self.worker.services.borrow();
-        let entry = services.get(slot);
-        if let Some(entry) = entry {
-            if let Some(kept) = self.kept.borrow_mut().get_mut(&slot) {
-                kept.service_changed(entry.port());
+        let service = {
+            let services = self.worker.services.borrow();
+            let entry = services.get(slot);
+            if let Some(entry) = entry {
+                if let Some(kept) = self.kept.borrow_mut().get_mut(&slot) {
+                    kept.service_changed(entry.port());
+                }
+            } else {
+                self.known.borrow_mut().remove(&slot);
+                self.kept.borrow_mut().remove(&slot);
             }
-        } else {
-            self.known.borrow_mut().remove(&slot);
-            self.kept.borrow_mut().remove(&slot);
-        }
-        self.tell_service(slot, entry.map(|entry| entry.service(self.shared)));
+            entry.map(|entry| Arc::clone(entry.service(self.shared)))
+        };
+        self.tell_service(slot, service.as_ref());
     }
 
     fn tell_service(&self, slot: u32, service: Option<&Arc<Service>>) {
@@ -168,8 +224,11 @@ impl Pod {
     /// Completes when the last client has gone and none has come for [`QUIET`].
     pub(super) async fn drained(&self) {
         loop {
-            while self.clients.get() > 0 {
+            while self.clients.get() > 0 && !self.failed.get() {
                 self.client_left.notified().await;
+            }
+            if self.failed.get() {
+                return self.client_left.notify_one();
             }
             let accepted = self.counters.borrow().accept.accepted;
             tokio::time::sleep(QUIET).await;
@@ -198,19 +257,40 @@ impl Pod {
             status
         };
         PodStatus {
-            pod: self.id.to_string(),
-            worker: self.worker.index,
-            draining: self.draining.get(),
             client_connections: self.legs.borrow().clients(),
             upstream_connections: self.legs.borrow().upstreams(),
-            opaque_connections: counters.opaque_open,
-            accept: counters.accept,
-            opaque: counters.opaque,
             buffered: splitter.buffered(),
             services: splitter.describe(now).iter().map(&mut service).collect(),
             counters: splitter.stats().iter().collect(),
+            ..self.status_without_engine()
         }
     }
+
+    /// The part of [`Self::status`] that the splitter has no share in.
+    fn status_without_engine(&self) -> PodStatus {
+        let counters = self.counters.borrow();
+        PodStatus {
+            pod: self.id.to_string(),
+            worker: self.worker.index,
+            draining: self.draining.get(),
+            client_connections: 0,
+            upstream_connections: 0,
+            opaque_connections: counters.opaque_open,
+            accept: counters.accept,
+            opaque: counters.opaque,
+            buffered: 0,
+            services: Vec::new(),
+            counters: Vec::new(),
+        }
+    }
+}
+
+fn new_splitter(worker: &Worker) -> Splitter {
+    Splitter::new(
+        Arc::clone(&worker.splitter_config),
+        worker.seed(),
+        Arc::clone(&worker.budget),
+    )
 }
 
 /// A client's connection that is open.
@@ -218,7 +298,7 @@ pub(super) struct OpenClient(Rc<Pod>);
 
 impl Drop for OpenClient {
     fn drop(&mut self) {
-        self.0.clients.set(self.0.clients.get() - 1);
+        self.0.clients.set(self.0.clients.get().saturating_sub(1));
         self.0.client_left.notify_one();
     }
 }

@@ -13,6 +13,8 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, BytesMut};
 use tokio::net::TcpStream;
 
+use super::panics::Turn;
+use super::pod::Pod;
 use super::socket;
 use super::worker::Scratch;
 
@@ -40,7 +42,7 @@ pub(super) struct Passed {
 /// Relays until both sides have ended, beginning with `first` from the client. An error of either side is returned at
 /// once; the sockets are then to be dropped as they are, which resets both. The counts are right in either case.
 pub(super) async fn relay(
-    scratch: &Scratch,
+    pod: &Pod,
     client: &TcpStream,
     upstream: &TcpStream,
     first: BytesMut,
@@ -51,7 +53,9 @@ pub(super) async fn relay(
         ..Direction::default()
     };
     let mut down = Direction::default();
+    let scratch = &pod.worker.bulk;
     let result = poll_fn(|cx| {
+        pod.turn(Turn::Relay);
         // Both are polled each time: each registers its own wake-ups.
         let up = up.poll(cx, scratch, client, upstream)?;
         let down = down.poll(cx, scratch, upstream, client)?;

@@ -13,6 +13,8 @@ pub struct WorkerStatus {
     pub pods: Vec<PodStatus>,
     /// What pods that have left had counted.
     pub departed: Totals,
+    /// Pods that failed by a panic of the agent's, since the start.
+    pub panics: u64,
 }
 
 /// One client pod.

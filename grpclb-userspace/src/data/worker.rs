@@ -12,12 +12,14 @@ use grpclb_engine::Time;
 use grpclb_engine::splitter::Budget;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot};
+use tracing::error;
 
 use super::config::{Config, Leave, Listeners};
 use super::news::Hearer;
+use super::panics::{self, DieOnPanic, Panic, Turn};
 use super::pod::Pod;
 use super::services::Services;
-use super::status::WorkerStatus;
+use super::status::{PodStatus, WorkerStatus};
 use super::ticks::Ticks;
 use super::totals::Totals;
 use crate::model::PodId;
@@ -73,6 +75,8 @@ pub(super) struct Worker {
     pub budget: Arc<Budget>,
     /// What pods that have left had counted.
     departed: RefCell<Totals>,
+    /// Pods that failed by a panic, since the start.
+    panics: Cell<u64>,
     started: Instant,
     pods_made: Cell<u64>,
 }
@@ -87,6 +91,18 @@ impl Worker {
     pub(super) fn seed(&self) -> u64 {
         let pod = self.pods_made.replace(self.pods_made.get() + 1);
         grpclb_engine::rng::mix(self.config.seed ^ ((self.index as u64) << 48) ^ pod)
+    }
+
+    /// Adds what a pod counted, which has ended.
+    pub(super) fn pod_departed(&self, status: &PodStatus) {
+        self.departed.borrow_mut().add(status);
+    }
+
+    /// Logs and counts the panic that ended a pod, and reports it to the rest of the agent.
+    pub(super) fn pod_panicked(&self, pod: &PodId, panic: &Panic) {
+        self.panics.set(self.panics.get().saturating_add(1));
+        error!(%pod, %panic, "the agent panicked in this pod's turn: the pod's connections are reset");
+        (self.config.panicked)(pod, &panic.to_string());
     }
 }
 
@@ -178,6 +194,7 @@ async fn run(
         splitter_config,
         budget,
         departed: RefCell::default(),
+        panics: Cell::new(0),
         started: Instant::now(),
         pods_made: Cell::new(0),
     });
@@ -247,14 +264,11 @@ impl Pods {
                 if let Some(former) = self.present.remove(&pod) {
                     self.leave(former, Leave::Drain, None);
                 }
-                let added = Pod::start(
-                    Rc::clone(&self.worker),
-                    Arc::clone(&pod),
-                    netns,
-                    listeners,
-                    shared,
-                );
-                self.present.insert(pod, added);
+                let (worker, id) = (Rc::clone(&self.worker), Arc::clone(&pod));
+                match panics::contain(|| Pod::start(worker, id, netns, listeners, shared)) {
+                    Ok(added) => _ = self.present.insert(pod, added),
+                    Err(panic) => self.worker.pod_panicked(&pod, &panic),
+                }
             }
             Command::RemovePod { pod, leave, done } => {
                 let former = self.present.remove(&pod);
@@ -278,7 +292,7 @@ impl Pods {
                 let pods: Vec<_> = self.all().collect();
                 spawn(async move {
                     for pod in &pods {
-                        pod.begin_drain();
+                        pod.enter(Turn::Drain, || pod.begin_drain());
                     }
                     for pod in pods {
                         pod.drained().await;
@@ -292,16 +306,21 @@ impl Pods {
                 }
             }
             Command::Status { reply } => {
+                let statuses = self.all().map(|pod| pod.enter(Turn::Status, || pod.status()));
+                // First: what a pod had counted that fails meanwhile is then among the departed.
+                let pods = statuses.flatten().collect();
                 let _ = reply.send(WorkerStatus {
-                    pods: self.all().map(|pod| pod.status()).collect(),
+                    pods,
                     departed: self.worker.departed.borrow().clone(),
+                    panics: self.worker.panics.get(),
                 });
             }
         }
     }
 
     /// Takes up what was told of Services.
-    fn look(&self) {
+    fn look(&mut self) {
+        self.present.retain(|_, pod| !pod.has_failed());
         let changed = self.worker.services.borrow_mut().take_changed();
         for slot in changed {
             {
@@ -312,7 +331,8 @@ impl Pods {
                     None => departed.service_gone(slot),
                 }
             }
-            self.all().for_each(|pod| pod.service_changed(slot));
+            self.all()
+                .for_each(|pod| _ = pod.enter(Turn::ServiceChanged, || pod.service_changed(slot)));
         }
     }
 
@@ -321,20 +341,23 @@ impl Pods {
             .values()
             .cloned()
             .chain(self.leaving.iter().filter_map(Weak::upgrade))
+            .filter(|pod| !pod.has_failed())
     }
 
     fn leave(&mut self, pod: Rc<Pod>, leave: Leave, done: Option<oneshot::Sender<()>>) {
         if leave == Leave::Drain {
             self.leaving.push(Rc::downgrade(&pod));
-            pod.begin_drain();
+            pod.enter(Turn::Drain, || pod.begin_drain());
         }
         spawn(async move {
             if leave == Leave::Drain {
                 pod.drained().await;
             }
             pod.reset().await;
-            // In one breath: a status has the pod's figures in one place or the other.
-            pod.worker.departed.borrow_mut().add(&pod.status());
+            // In one breath: a status has the pod's figures in one place or the other. A pod that fails adds its own.
+            if let Some(status) = pod.enter(Turn::Status, || pod.status()) {
+                pod.worker.pod_departed(&status);
+            }
             drop(pod); // and with it the last hold on the namespace
             if let Some(done) = done {
                 let _ = done.send(());
@@ -343,22 +366,10 @@ impl Pods {
     }
 }
 
-/// Runs a task whose panic ends the process.
+/// Runs a task of the worker, whose panic ends the process.
 fn spawn(task: impl Future<Output = ()> + 'static) {
     tokio::task::spawn_local(async move {
         let _die = DieOnPanic;
         task.await;
     });
-}
-
-/// Ends the process when the code around it panics: a worker's connections must be reset by the process's death and
-/// never stand still. Tokio would catch the panic of a task and go on without it.
-pub(super) struct DieOnPanic;
-
-impl Drop for DieOnPanic {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            std::process::abort();
-        }
-    }
 }

@@ -152,6 +152,13 @@ pub const METRICS: &[Metric] = &[
         },
     },
     Metric {
+        name: "grpclb_pod_panics_total",
+        kind: Kind::Counter,
+        labels: &[],
+        help: "Internal errors of the agent, each of which reset one pod's connections and left that pod to kube-proxy for a while.",
+        samples: |status, out| out.add(&[], status.pod_panics as f64),
+    },
+    Metric {
         name: "grpclb_bypassing_connections",
         kind: Kind::Gauge,
         labels: &[],

@@ -32,6 +32,9 @@ pub struct Status {
     /// the label, with a container's first instruction, or in a gap. [`Pod::bypassing`] has those that are still open.
     #[serde(default)]
     pub early_connections: u64,
+    /// Panics of the agent's in a pod's turn, each of which reset that pod's connections and left it to kube-proxy for a while.
+    #[serde(default)]
+    pub pod_panics: u64,
     /// How many Service ports are known, used or not.
     #[serde(default)]
     pub services_known: u64,

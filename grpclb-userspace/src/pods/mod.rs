@@ -9,6 +9,7 @@
 //! minute (measured). A pod that is disabled is taken from the kernel first; its connections end in order.
 
 mod listener;
+mod pause;
 mod plan;
 mod probe;
 mod sandbox;
@@ -23,13 +24,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch as channel;
+use tokio::sync::{mpsc, watch as channel};
 
 pub use listener::{Addresses, ListenError, Listeners, PORTS};
 pub use probe::{Arrived, Probe, ProbeError};
 pub use status::{PodState, PodStatus};
 
-use crate::model::Desired;
+use crate::model::{Desired, PodSpec};
 use crate::netns::Netns;
 use steps::Pods;
 
@@ -46,6 +47,17 @@ pub trait Steering: Send {
     fn steer(&mut self, cookie: u64, steer: &Steer) -> anyhow::Result<()>;
     /// Send no more of them.
     fn unsteer(&mut self, cookie: u64);
+    /// Reports that the relay panicked in this pod's turn, and that the pod is not steered for a while.
+    fn report_panic(&mut self, pod: &PodSpec, reason: &str);
+}
+
+/// A panic of the relay in a pod's turn: the pod's listeners are closed, its connections reset.
+#[derive(Clone, Debug)]
+pub struct Panicked {
+    /// As in [`Accept`].
+    pub incarnation: Arc<str>,
+    /// The message and location.
+    pub panic: String,
 }
 
 /// Completes when nothing of a pod is left. What it stands for goes on without being polled.
@@ -97,10 +109,11 @@ pub fn start<S: Steering>(
     desired: channel::Receiver<Arc<Desired>>,
     steering: S,
     status: channel::Sender<Arc<[PodStatus]>>,
+    panics: mpsc::UnboundedReceiver<Panicked>,
 ) -> io::Result<impl Future<Output = ()>> {
     let pods = Pods::new(config, steering)?;
     let names = watch::NamesWatch::new()?;
-    Ok(run(pods, names, desired, status))
+    Ok(run(pods, names, desired, status, panics))
 }
 
 /// Runs until whoever wants pods is gone.
@@ -109,6 +122,7 @@ async fn run<S: Steering>(
     mut names: watch::NamesWatch,
     mut desired: channel::Receiver<Arc<Desired>>,
     status: channel::Sender<Arc<[PodStatus]>>,
+    mut panics: mpsc::UnboundedReceiver<Panicked>,
 ) {
     let mut resync = tokio::time::interval(RESYNC);
     resync.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -130,6 +144,7 @@ async fn run<S: Steering>(
             }
         };
         tokio::select! {
+            Some(panicked) = panics.recv() => pods.panicked(&panicked),
             changed = desired.changed() => if changed.is_err() { return },
             Some(outcome) = pods.probes.join_next() => pods.probed(outcome),
             Some(ended) = pods.departures.join_next() => pods.ended(ended),

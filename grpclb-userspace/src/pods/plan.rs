@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::pause::Pause;
 use crate::model::{PodId, PodSpec};
 
 /// How often a steered pod is probed again: a firewall may appear in its namespace at any time.
@@ -47,6 +48,8 @@ pub(super) struct Pod {
     unanswered: u32,
     /// Failures since the last step that went well.
     failures: u32,
+    /// Panics of the agent's in its turn.
+    pub(super) pause: Pause,
     /// Why it is not steered.
     pub(super) reason: Option<String>,
 }
@@ -146,6 +149,7 @@ impl Pod {
             begun: now,
             unanswered: 0,
             failures: 0,
+            pause: Pause::default(),
             reason: None,
         }
     }
@@ -153,7 +157,7 @@ impl Pod {
     /// More became known of it. New addresses have to be those of its namespace: the next probe tells, at once.
     pub(super) fn take_up(&mut self, spec: Arc<PodSpec>, now: Instant) {
         if self.spec.addresses != spec.addresses && self.stage != Stage::Leaving {
-            self.due = now;
+            self.due = self.pause.until(now).unwrap_or(now);
         }
         self.spec = spec;
     }
@@ -267,8 +271,18 @@ impl Pod {
     /// Something changed among the namespaces: a pod that waits for its own need not wait longer.
     pub(super) fn retry_now(&mut self, now: Instant) {
         if self.stage == Stage::Waiting {
-            self.due = now;
+            self.due = self.pause.until(now).unwrap_or(now);
         }
+    }
+
+    /// The agent panicked in its turn: nothing of ours is in its namespace any more.
+    pub(super) fn panicked(&mut self, panic: &str, now: Instant) {
+        let (until, reason) = self.pause.begin(panic, now);
+        (self.probing, self.proved) = (false, false);
+        if self.stage == Stage::Leaving {
+            return self.due = now;
+        }
+        (self.stage, self.due, self.reason) = (Stage::Waiting, until, Some(reason));
     }
 
     pub(super) fn failures(&self) -> u32 {

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::plan::{Incarnation, Pod, Stage};
 use super::steps::Place;
@@ -40,6 +40,8 @@ pub struct PodStatus {
 pub enum PodState {
     /// Nothing was tried yet, or the last try failed: `reason` says why. Connections go the plain way.
     Waiting,
+    /// The agent panicked in its turn a moment ago. Connections go the plain way until it is tried again.
+    Paused,
     /// The listener stands, the probe has not come through. Connections go the plain way.
     Probing,
     Steered,
@@ -50,7 +52,10 @@ pub enum PodState {
 impl PodStatus {
     /// Whether it was tried at least once, so that readiness need not wait for it.
     pub fn settled(&self) -> bool {
-        self.state == PodState::Steered || self.state == PodState::Draining || self.failures > 0
+        matches!(
+            self.state,
+            PodState::Steered | PodState::Draining | PodState::Paused
+        ) || self.failures > 0
     }
 }
 
@@ -61,6 +66,7 @@ pub(super) fn status_of(incarnation: &Incarnation, pod: &Pod, place: Option<&Pla
         incarnation: Arc::clone(incarnation),
         name: Arc::clone(&pod.spec.name),
         state: match pod.stage {
+            Stage::Waiting if pod.pause.until(Instant::now()).is_some() => PodState::Paused,
             Stage::Waiting => PodState::Waiting,
             Stage::Listening => PodState::Probing,
             Stage::Steered => PodState::Steered,

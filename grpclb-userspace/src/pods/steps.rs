@@ -12,7 +12,8 @@ use super::plan::{self, Incarnation, Pod, Stage, Step};
 use super::sandbox::{Missing, Sandbox, Sandboxes};
 use super::status::status_of;
 use super::{
-    Accept, Addresses, Arrived, Config, Leave, ListenError, PodStatus, ProbeError, Steer, Steering, listener,
+    Accept, Addresses, Arrived, Config, Leave, ListenError, Panicked, PodStatus, ProbeError, Steer, Steering,
+    listener,
 };
 use crate::model::{NetnsRef, PodId, PodSpec};
 use crate::netns::Netns;
@@ -345,6 +346,24 @@ impl<S: Steering> Pods<S> {
         }
         if let Some(pod) = self.plan.get_mut(incarnation) {
             pod.unsteered();
+        }
+    }
+
+    /// The relay has let go of the pod: the kernel must send nothing to it.
+    pub(super) fn panicked(&mut self, panicked: &Panicked) {
+        let Panicked { incarnation, panic } = panicked;
+        if self
+            .plan
+            .get(incarnation)
+            .is_some_and(|pod| pod.stage == Stage::Steered)
+        {
+            self.unsteer(incarnation);
+        }
+        self.places.remove(incarnation);
+        if let Some(pod) = self.plan.get_mut(incarnation) {
+            pod.panicked(panic, Instant::now());
+            let reason = pod.reason.as_deref().unwrap_or(panic);
+            self.steering.report_panic(&pod.spec, reason);
         }
     }
 

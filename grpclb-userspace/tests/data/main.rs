@@ -9,6 +9,7 @@ mod dials;
 mod ends;
 mod h2_peers;
 mod namespaces;
+mod panics;
 mod pauses;
 mod rig;
 mod steering;

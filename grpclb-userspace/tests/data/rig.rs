@@ -103,6 +103,8 @@ pub(crate) fn config(workers: usize) -> Config {
         heartbeat: Arc::new(|_| {}),
         identify: Arc::new(|_| None),
         detected: Arc::new(|_, _| ()),
+        panicked: Arc::new(|_, _| ()),
+        on_turn: None,
         seed: 7,
         dial: DialTimes::default(),
     }

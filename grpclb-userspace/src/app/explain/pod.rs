@@ -69,6 +69,9 @@ pub(super) fn about_pod(pod: &PodSpec, facts: &Facts<'_>, trail: &mut Trail) {
             .clone()
             .unwrap_or_else(|| "it has not been tried yet".to_owned())
     };
+    if status.state == PodState::Paused {
+        return trail.no("agent", &why(), Some(PANICKED.to_owned()));
+    }
     match status.cookie {
         Some(cookie) => {
             let given = &status.namespace;
@@ -83,7 +86,7 @@ pub(super) fn about_pod(pod: &PodSpec, facts: &Facts<'_>, trail: &mut Trail) {
         .port
         .map_or(String::new(), |port| format!(" at port {port} of its loopback"));
     match status.state {
-        PodState::Waiting => trail.no("listener", &why(), Some(PODS_OWN.to_owned())),
+        PodState::Waiting | PodState::Paused => trail.no("listener", &why(), Some(PODS_OWN.to_owned())),
         PodState::Probing => {
             trail.yes("listener", &format!("the agent listens{port}"));
             let remedy = if status.failures > 0 { PODS_OWN } else { WAIT };
@@ -121,5 +124,7 @@ pub(super) fn about_pod(pod: &PodSpec, facts: &Facts<'_>, trail: &mut Trail) {
 }
 
 const WAIT: &str = "nothing: it is tried again by itself";
+const PANICKED: &str =
+    "report it, with the line of the agent's log that names this pod; the pod is tried again by itself";
 const PODS_OWN: &str =
     "what the reason names in the pod itself (docs/troubleshooting.md); it is tried again by itself";

@@ -264,6 +264,11 @@ fn no_for_what_the_agent_lacks() {
     let mut stuck = world();
     stuck.agent.workers[0].heartbeat_age_ms = 501;
     assert_no(&stuck.ask("cart"), "worker", "its last heartbeat is 501 ms old");
+    let mut panicked = world();
+    panicked.pods[0].cookie = None;
+    panicked.pods[0].state = PodState::Paused;
+    panicked.pods[0].reason = Some("an internal error of the agent reset its connections".to_owned());
+    assert_no(&panicked.ask("cart"), "agent", "an internal error of the agent");
 }
 
 #[test]

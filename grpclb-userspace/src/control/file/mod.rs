@@ -98,6 +98,7 @@ pub(super) fn watch(path: &Path) -> Result<Watch, super::Error> {
         desired,
         health,
         explainer: None,
+        events: None,
         task,
     })
 }

@@ -28,6 +28,7 @@ mod wire;
 use std::path::PathBuf;
 
 use super::Watch;
+pub(super) use complaints::Report;
 pub use snapshot::is_snapshot;
 
 /// What the source has to know.

@@ -92,11 +92,13 @@ pub(super) fn start(options: &Options, api: Api) -> Watch {
     let (health_sender, health) = watch::channel(health);
     let (ask, asked) = mpsc::channel(1);
     let source = Source::new(options, api, desired_sender, health_sender, asked);
+    let events = Some(source.complaints.pod_events());
     let task = tokio::spawn(source.run());
     Watch {
         desired,
         health,
         explainer: Some(Explainer(ask)),
+        events,
         task,
     }
 }

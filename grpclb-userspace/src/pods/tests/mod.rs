@@ -15,6 +15,7 @@ use super::*;
 use crate::model::{NetnsRef, PodId, PodSpec};
 
 mod late;
+mod panics;
 mod sandboxes;
 
 const TOKEN: &str = "instance-under-test";
@@ -28,6 +29,7 @@ enum Asked {
     Leave { incarnation: String, how: Leave },
     Steer { name: String, cookie: u64, ipv6: bool },
     Unsteer { cookie: u64 },
+    Panicked { name: String, reason: String },
 }
 
 fn steered(name: &str, cookie: u64, ipv6: bool) -> Asked {
@@ -101,6 +103,11 @@ impl Steering for Recorder {
     fn unsteer(&mut self, cookie: u64) {
         let _ = self.asked.send(Asked::Unsteer { cookie });
     }
+
+    fn report_panic(&mut self, pod: &PodSpec, reason: &str) {
+        let (name, reason) = (pod.name.to_string(), reason.to_owned());
+        let _ = self.asked.send(Asked::Panicked { name, reason });
+    }
 }
 
 /// The running room.
@@ -108,6 +115,7 @@ struct Room {
     desired: channel::Sender<Arc<Desired>>,
     asked: mpsc::UnboundedReceiver<Asked>,
     status: channel::Receiver<Arc<[PodStatus]>>,
+    panics: mpsc::UnboundedSender<Panicked>,
     accepted: Accepted,
     stalled: channel::Sender<bool>,
     task: tokio::task::JoinHandle<()>,
@@ -118,6 +126,7 @@ impl Room {
         let (asked_in, asked) = mpsc::unbounded_channel();
         let (desired, wanted) = channel::channel(Arc::default());
         let (status_in, status) = channel::channel(Arc::from([]));
+        let (panics, panics_out) = mpsc::unbounded_channel();
         let accepted = Accepted::default();
         let (stalled, is_stalled) = channel::channel(false);
         let recorder = Recorder {
@@ -134,11 +143,12 @@ impl Room {
             },
             drain_timeout: Duration::from_mins(10),
         };
-        let task = tokio::spawn(start(config, wanted, recorder, status_in).unwrap());
+        let task = tokio::spawn(start(config, wanted, recorder, status_in, panics_out).unwrap());
         Self {
             desired,
             asked,
             status,
+            panics,
             accepted,
             stalled,
             task,
@@ -287,20 +297,6 @@ async fn a_pod_is_accepted_then_probed_then_steered_and_leaves_in_the_reverse_or
         }
     );
     assert_eq!(room.asked().await, steered("a", cookie, true));
-}
-
-#[tokio::test]
-async fn the_kernel_is_told_a_pods_name_and_not_its_uid() {
-    let pod = Named::up("name");
-    let cookie = pod.open().cookie();
-    let mut room = Room::start(TOKEN);
-    let spec = PodSpec {
-        name: "shop/cart".into(),
-        ..PodSpec::new("0f1d5b0c-2f6e-4a0e-9d5e-0a4c5f6b7a81".into(), pod.reference())
-    };
-    room.want_specs([spec]);
-    room.asked().await;
-    assert_eq!(room.asked().await, steered("shop/cart", cookie, true));
 }
 
 #[tokio::test]

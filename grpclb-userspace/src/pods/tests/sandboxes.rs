@@ -354,3 +354,17 @@ async fn a_hundred_short_lived_pods_leave_no_descriptor_behind() {
         assert!(open() < flat + 150, "round {round}: {flat} became {}", open());
     }
 }
+
+#[tokio::test]
+async fn the_kernel_is_told_a_pods_name_and_not_its_uid() {
+    let pod = Named::up("name");
+    let cookie = pod.open().cookie();
+    let mut room = Room::start(TOKEN);
+    let spec = PodSpec {
+        name: "shop/cart".into(),
+        ..PodSpec::new("0f1d5b0c-2f6e-4a0e-9d5e-0a4c5f6b7a81".into(), pod.reference())
+    };
+    room.want_specs([spec]);
+    room.asked().await;
+    assert_eq!(room.asked().await, super::steered("shop/cart", cookie, true));
+}

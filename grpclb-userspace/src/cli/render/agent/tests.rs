@@ -98,6 +98,7 @@ fn example() -> Status {
             ..Service::default()
         }],
         early_connections: 3,
+        pod_panics: 0,
         services_known: 1,
         services_left_alone: 0,
         counters: BTreeMap::new(),
