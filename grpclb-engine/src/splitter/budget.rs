@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// Bytes that a pod takes from, and gives back to, the agent's budget at once.
 const STEP: usize = 64 << 10;
 
-/// Bytes of calls that a pod may always hold, also while others have used up the budget: its small calls go on.
+/// Bytes of calls, and as many of connections, that a pod may always hold, also while others have used up the budget: its
+/// small calls go on.
 const FLOOR: usize = 256 << 10;
 
 /// The agent's budget in bytes, shared by all pods and workers.
@@ -162,10 +163,20 @@ impl Share {
 
     /// Measures the pressure: other pods may have taken memory or given some back.
     pub(super) fn measure(&mut self) -> Pressure {
+        self.pressure = self.pressure_above_floor(self.calls);
+        self.pressure
+    }
+
+    /// How scarce memory is now for connections and for what is held outside of the engine.
+    pub(super) fn fixed_pressure(&self) -> Pressure {
+        self.pressure_above_floor(self.fixed)
+    }
+
+    fn pressure_above_floor(&self, held: usize) -> Pressure {
         let (used, threshold) = (self.used(), self.threshold());
-        self.pressure = if used <= threshold / 2 {
+        if used <= threshold / 2 {
             Pressure::None
-        } else if used <= threshold / 4 * 3 || self.calls <= FLOOR.min(self.cap / 4 * 3) {
+        } else if used <= threshold / 4 * 3 || held <= FLOOR.min(self.cap / 4 * 3) {
             Pressure::Tight
         } else if used <= threshold {
             Pressure::Short
@@ -173,8 +184,7 @@ impl Share {
             Pressure::Refuse
         } else {
             Pressure::Shed
-        };
-        self.pressure
+        }
     }
 
     /// All bytes that are held.
@@ -330,5 +340,26 @@ mod tests {
         share.charge(5);
         drop(share);
         assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn many_connections_make_a_pod_short_though_its_calls_are_small() {
+        let mut share = Share::new(Arc::new(Budget::new(16 * MIB)), usize::MAX);
+        share.charge(FLOOR);
+        share.charge_fixed(9 * MIB);
+        assert_eq!(share.measure(), Pressure::Tight, "its small calls go on");
+        assert_eq!(share.fixed_pressure(), Pressure::Shed);
+        share.discharge_fixed(9 * MIB - FLOOR);
+        assert_eq!(share.fixed_pressure(), Pressure::None);
+    }
+
+    #[test]
+    fn few_connections_are_allowed_while_others_have_used_up_the_budget() {
+        let budget = Arc::new(Budget::new(MIB));
+        let mut greedy = Share::new(Arc::clone(&budget), usize::MAX);
+        greedy.charge(2 * MIB);
+        let mut other = Share::new(budget, usize::MAX);
+        other.charge_fixed(FLOOR);
+        assert_eq!(other.fixed_pressure(), Pressure::Tight);
     }
 }

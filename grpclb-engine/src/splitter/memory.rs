@@ -89,7 +89,7 @@ impl Memory {
 
     /// New connections are not taken.
     pub(super) fn refuses_connections(&mut self) -> bool {
-        self.share.measure() >= Pressure::Shed
+        self.share.measure().max(self.share.fixed_pressure()) >= Pressure::Shed
     }
 
     /// Charges bytes of a call.
@@ -185,9 +185,16 @@ impl Splitter {
         self.memory.discharge_fixed(bytes);
     }
 
-    /// The pod holds all that it may: whatever reads for it should slow down.
+    /// The pod holds nearly all that it may, for calls or by its connections: whatever reads for it should slow down.
     pub fn is_short(&self) -> bool {
-        self.memory.is_short()
+        let share = &self.memory.share;
+        share.pressure().max(share.fixed_pressure()) >= Pressure::Short
+    }
+
+    /// The pod holds more than it may though it was slowed: new connections are not taken, and those that are not known
+    /// to be anything yet may be reset.
+    pub fn refuses_connections(&mut self) -> bool {
+        self.memory.refuses_connections()
     }
 
     /// Charges DATA that came by this connection and is not sent on yet.
