@@ -37,6 +37,7 @@ fn main() -> anyhow::Result<()> {
         identify: Arc::new(|_| None),
         detected: Arc::new(|_, _| ()),
         panicked: Arc::new(|_, _| ()),
+        dial: grpclb_userspace::data::DialTimes::default(),
         on_turn: None,
         seed: 1,
     })?;

@@ -15,11 +15,15 @@ use tracing::{debug, warn};
 use super::detect::{Detected, detect};
 use super::panics::Turn;
 use super::pod::Pod;
+use super::undetected::Waiting;
 use super::{leg, opaque, socket};
 use crate::model::Protocol;
 
 /// The pause after an accept that failed for want of descriptors or memory: both come back when connections end.
 const BACKOFF: Duration = Duration::from_millis(100);
+
+/// Between two accepts while the pod holds nearly all the memory that it may.
+const PACE: Duration = Duration::from_millis(10);
 
 /// Accepts until the pod leaves. A failure concerns this pod only.
 pub(super) async fn accept_loop(pod: Rc<Pod>, listener: std::net::TcpListener) {
@@ -31,8 +35,17 @@ pub(super) async fn accept_loop(pod: Rc<Pod>, listener: std::net::TcpListener) {
         match listener.accept().await {
             Ok((stream, _peer)) => {
                 pod.counters.borrow_mut().accept.accepted += 1;
-                let connection = serve(Rc::clone(&pod), stream);
-                pod.spawn(connection);
+                let waiting = Waiting::new(&pod);
+                let number = waiting.number;
+                let task = pod.spawn(serve(Rc::clone(&pod), stream, waiting));
+                let pause = make_room(&pod);
+                // Not before: the new connection has had no time to say anything.
+                if let Some(task) = task {
+                    pod.undetected.insert(number, task);
+                }
+                if let Some(pause) = pause {
+                    tokio::time::sleep(pause).await;
+                }
             }
             // The client gave up while it waited; the next one is not concerned.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
@@ -45,7 +58,21 @@ pub(super) async fn accept_loop(pod: Rc<Pod>, listener: std::net::TcpListener) {
     }
 }
 
-async fn serve(pod: Rc<Pod>, stream: TcpStream) {
+/// Where slowing down did not help against a want of memory, resets the oldest connection that has not shown what it is.
+/// Returns the pause before the next accept while the pod is short.
+fn make_room(pod: &Pod) -> Option<Duration> {
+    let (is_short, sheds) = {
+        let mut splitter = pod.splitter.borrow_mut();
+        (splitter.is_short(), splitter.refuses_connections())
+    };
+    if sheds && pod.undetected.reset_oldest() {
+        pod.counters.borrow_mut().accept.undetected_reset += 1;
+        return None;
+    }
+    is_short.then_some(PACE)
+}
+
+pub(super) async fn serve(pod: Rc<Pod>, stream: TcpStream, waiting: Waiting) {
     pod.turn(Turn::Accept);
     let _open = pod.client_opened();
     let slot = match slot_of(&pod, &stream) {
@@ -76,6 +103,7 @@ async fn serve(pod: Rc<Pod>, stream: TcpStream) {
             Detected::Ended => counters.ended_early += 1,
         }
     }
+    drop(waiting);
     match detected {
         Detected::Http2 => leg::serve_client(pod, stream, service, first).await,
         // Boxed: an HTTP/2 connection's task shall not be as large as a relay's.

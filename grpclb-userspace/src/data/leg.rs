@@ -14,6 +14,7 @@ use grpclb_engine::splitter::{ConnId, Ended, How, ServiceKey, Splitter};
 use tokio::net::TcpStream;
 use tracing::debug;
 
+use super::charge::recharge;
 use super::panics::Turn;
 use super::pod::Pod;
 use super::socket;
@@ -38,6 +39,8 @@ pub(super) struct Leg {
     stream: TcpStream,
     /// What the splitter has left: the beginning of a frame, or, while it reads nothing of this connection, all that came.
     unread: RefCell<BytesMut>,
+    /// Bytes of it, as they are charged to the pod.
+    charged: Cell<usize>,
     /// The splitter reads again: `unread` is to be handed in, whether more comes or not.
     resumed: Cell<bool>,
     /// The last read filled its buffer: the next one gets a larger one. Fewer, larger reads are fewer, larger writes.
@@ -58,6 +61,7 @@ impl Leg {
             id,
             stream,
             unread: RefCell::default(),
+            charged: Cell::new(0),
             resumed: Cell::new(false),
             bulk: Cell::new(false),
             full: Cell::new(false),
@@ -205,10 +209,7 @@ impl Leg {
         }
         let filled = input.len() == input.capacity();
         self.bulk.set(filled || read >= FRAMES_READ);
-        pod.turn(Turn::Input);
-        pod.splitter
-            .borrow_mut()
-            .handle_input(pod.worker.now(), self.id, &mut input);
+        self.hand_in(pod, &mut input);
         *unread = if input.is_empty() {
             BytesMut::new()
         } else {
@@ -218,12 +219,18 @@ impl Leg {
         Ok(if filled { Read::More } else { Read::Drained })
     }
 
+    /// Hands bytes to the splitter and charges what it leaves in `input`.
+    fn hand_in(&self, pod: &Pod, input: &mut BytesMut) {
+        pod.turn(Turn::Input);
+        let splitter = &mut pod.splitter.borrow_mut();
+        splitter.handle_input(pod.worker.now(), self.id, input);
+        recharge(splitter, &self.charged, input.len());
+    }
+
     /// Hands in once more what the splitter has left.
     fn hand_in_unread(&self, pod: &Pod) {
         let mut unread = self.unread.borrow_mut();
-        pod.splitter
-            .borrow_mut()
-            .handle_input(pod.worker.now(), self.id, &mut unread);
+        self.hand_in(pod, &mut unread);
         if unread.is_empty() {
             *unread = BytesMut::new();
         }
@@ -249,9 +256,7 @@ pub(super) async fn serve_client(pod: Rc<Pod>, stream: TcpStream, service: Servi
     let Ok(client) = opened else { return };
     let leg = Leg::new(ConnId::Client(client), stream);
     pod.legs.borrow_mut().insert(Rc::clone(&leg));
-    pod.splitter
-        .borrow_mut()
-        .handle_input(pod.worker.now(), leg.id, &mut first);
+    leg.hand_in(&pod, &mut first);
     *leg.unread.borrow_mut() = first;
     pod.driver.wake();
     run(pod, leg).await;
@@ -273,6 +278,7 @@ async fn run(pod: Rc<Pod>, leg: Rc<Leg>) {
         finish(&pod, &leg).await;
     }
     pod.legs.borrow_mut().remove(leg.id);
+    recharge(&mut pod.splitter.borrow_mut(), &leg.charged, 0);
 }
 
 /// Ends the connection in order: what is left to say, our end of stream, then the peer's, then the close. Until then a

@@ -18,6 +18,7 @@
 //! Not here: protocol (the engine), which pods and Services there are (`control`, `pods`), steering (`kernel`).
 
 mod accept;
+mod charge;
 mod config;
 mod detect;
 mod dial;
@@ -35,6 +36,7 @@ mod socket;
 mod status;
 mod ticks;
 mod totals;
+mod undetected;
 mod wake;
 mod worker;
 

@@ -12,9 +12,10 @@ use tracing::debug;
 use grpclb_engine::balance::Endpoint;
 use grpclb_engine::splitter::ServiceKey;
 
+use super::charge::{self, Charge};
 use super::dial::dial;
 use super::pod::Pod;
-use super::relay::{self, Passed};
+use super::relay::{self, Held, Passed};
 use super::socket;
 
 /// Endpoints that are tried before the client is reset. Nothing was exchanged yet, so another try is unseen.
@@ -22,6 +23,12 @@ const TRIES: u32 = 3;
 
 /// Relays the connection to its end. Whatever goes wrong resets both sides; an end in order is passed on in order.
 pub(super) async fn serve(pod: Rc<Pod>, client: TcpStream, service: ServiceKey, first: BytesMut) {
+    if pod.splitter.borrow_mut().refuses_connections() {
+        pod.counters.borrow_mut().opaque.refused += 1;
+        return; // as a connection of HTTP/2 is reset then
+    }
+    let _charge = Charge::new(&pod, charge::OPAQUE);
+    let first = Held::new(&pod, first);
     let connected = tokio::select! {
         biased;
         connected = connect(&pod, service) => connected,

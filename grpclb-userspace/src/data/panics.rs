@@ -236,8 +236,7 @@ mod tests {
 
     #[test]
     fn message_is_one_bounded_line() {
-        let long = "x\n\u{1b}[31m".repeat(1000);
-        let message = contain(|| panic!("{long}")).unwrap_err().message;
+        let message = one_line(&"x\n\u{1b}[31m".repeat(1000));
         assert_eq!(message.chars().count(), MESSAGE);
         assert!(message.chars().all(|c| !c.is_control()));
     }

@@ -20,6 +20,7 @@ use super::legs::Legs;
 use super::panics::{Contained, DieOnPanic, Panic, Turn, contain};
 use super::status::{AcceptCounters, OpaqueCounters, PodStatus, ServiceStatus};
 use super::totals::Kept;
+use super::undetected::Undetected;
 use super::worker::Worker;
 use crate::model::{PodId, Protocol};
 use crate::netns::Netns;
@@ -37,6 +38,7 @@ pub(super) struct Pod {
     pub legs: RefCell<Legs>,
     pub driver: Driver,
     pub counters: RefCell<Counters>,
+    pub undetected: Undetected,
     /// The namespace holds many pods' clients (`host`).
     shared: bool,
     /// Services that the splitter was told of: those that this pod's clients have dialled.
@@ -81,6 +83,7 @@ impl Pod {
             legs: RefCell::default(),
             driver: Driver::default(),
             counters: RefCell::default(),
+            undetected: Undetected::default(),
             shared,
             known: RefCell::default(),
             kept: RefCell::default(),
@@ -208,6 +211,11 @@ impl Pod {
         self.driver.wake();
     }
 
+    /// The pod holds all the memory that it may: whoever reads for it slows down.
+    pub(super) fn is_short(&self) -> bool {
+        self.splitter.borrow().is_short()
+    }
+
     /// Counts a client's connection for as long as the guard lives.
     pub(super) fn client_opened(self: &Rc<Self>) -> OpenClient {
         self.clients.set(self.clients.get() + 1);
@@ -260,6 +268,7 @@ impl Pod {
             client_connections: self.legs.borrow().clients(),
             upstream_connections: self.legs.borrow().upstreams(),
             buffered: splitter.buffered(),
+            held: splitter.held(),
             services: splitter.describe(now).iter().map(&mut service).collect(),
             counters: splitter.stats().iter().collect(),
             ..self.status_without_engine()
@@ -279,6 +288,7 @@ impl Pod {
             accept: counters.accept,
             opaque: counters.opaque,
             buffered: 0,
+            held: 0,
             services: Vec::new(),
             counters: Vec::new(),
         }

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{BufMut, BytesMut};
 use grpclb_engine::splitter::SocketError;
 use nix::errno::Errno;
 use socket2::{SockRef, TcpKeepalive};
@@ -109,8 +109,13 @@ pub(super) fn lift_notsent_lowat(socket: &impl AsFd) {
 /// Reads once, up to the buffer's spare capacity. Less than that means that the socket is empty: the stream then waits
 /// for its next event without another system call that would only say so.
 pub(super) fn read(stream: &TcpStream, buffer: &mut BytesMut) -> io::Result<usize> {
-    let room = buffer.capacity() - buffer.len();
-    let read = stream.try_read_buf(buffer)?;
+    read_at_most(stream, buffer, usize::MAX)
+}
+
+/// As [`read`], and not more than `most` bytes.
+pub(super) fn read_at_most(stream: &TcpStream, buffer: &mut BytesMut, most: usize) -> io::Result<usize> {
+    let room = buffer.capacity().saturating_sub(buffer.len()).min(most);
+    let read = stream.try_read_buf(&mut buffer.limit(most))?;
     if 0 < read && read < room {
         forget_readiness(stream, Interest::READABLE);
     }

@@ -34,6 +34,8 @@ pub struct PodStatus {
     pub services: Vec<ServiceStatus>,
     /// Bytes that are held for its calls: received and not sent on, or kept for another try.
     pub buffered: usize,
+    /// All bytes that are charged to the pod: its connections and what waits in opaque ones included.
+    pub held: usize,
     /// The engine's totals of this pod, by name (`calls`, `replayed`, a limit that was hit, …).
     pub counters: Vec<(String, u64)>,
 }
@@ -53,6 +55,8 @@ pub struct AcceptCounters {
     pub silent: u64,
     /// Ended or were reset before they proved to be anything.
     pub ended_early: u64,
+    /// Reset before they were detected, for the pod held more memory than it may.
+    pub undetected_reset: u64,
     /// `accept` failed: no descriptors or no memory.
     pub failed: u64,
 }
@@ -64,6 +68,8 @@ pub struct OpaqueCounters {
     pub failed_dials: u64,
     /// Reset because no endpoint took the connection.
     pub unserved: u64,
+    /// Reset because the pod held more memory than it may.
+    pub refused: u64,
     pub ended: u64,
     pub reset: u64,
     pub bytes_from_clients: u64,
@@ -121,10 +127,12 @@ impl PodStatus {
             ("opaque", accept.opaque),
             ("silent", accept.silent),
             ("ended_early", accept.ended_early),
+            ("undetected_reset", accept.undetected_reset),
             ("accept_failed", accept.failed),
             ("opaque_dials", opaque.dials),
             ("opaque_failed_dials", opaque.failed_dials),
             ("opaque_unserved", opaque.unserved),
+            ("opaque_refused", opaque.refused),
             ("opaque_ended", opaque.ended),
             ("opaque_reset", opaque.reset),
             ("opaque_bytes_from_clients", opaque.bytes_from_clients),

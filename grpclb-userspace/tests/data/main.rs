@@ -4,6 +4,7 @@
 mod beats;
 mod bytes;
 mod calls;
+mod charges;
 mod deaths;
 mod dials;
 mod ends;
