@@ -30,11 +30,9 @@ pub(super) async fn dial(netns: &Netns, address: SocketAddr, config: &Config) ->
     }
     let stream = TcpStream::from_std(socket.into())?;
     poll_fn(|cx| stream.poll_write_ready(cx)).await?;
-    match stream.take_error()? {
-        Some(error) => Err(error),
-        None => {
-            socket::upstream_connected(&stream, config.dial.connect)?;
-            Ok(stream)
-        }
+    if let Some(error) = stream.take_error()? {
+        return Err(error);
     }
+    socket::upstream_connected(&stream, config.dial.connect)?;
+    Ok(stream)
 }

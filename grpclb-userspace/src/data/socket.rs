@@ -145,7 +145,7 @@ fn forget_readiness(stream: &TcpStream, interest: Interest) {
 mod tests {
     use super::*;
 
-    /// The names are those of the system: text and number belong together.
+    /// The names are those of the system: text and number belong together. (nix has words of its own for two of them.)
     #[test]
     fn socket_error_names_each_number_that_it_knows() {
         let mut named = 0;
@@ -157,7 +157,7 @@ mod tests {
             }
             let (errno, said) = (Errno::from_raw(number), error.to_string());
             named += 1;
-            if errno != Errno::ENFILE {
+            if !matches!(errno, Errno::ENFILE | Errno::ENOMEM) {
                 let expected = format!("{} ({errno:?})", errno.desc()).to_lowercase();
                 assert_eq!(said.to_lowercase(), expected);
             }
