@@ -3,6 +3,7 @@
 use super::Connection;
 use super::control::Control;
 use super::streams::{Item, Stream};
+use crate::Time;
 
 impl Connection {
     /// Bytes of unfinished field blocks, and of header lists and control frames that are queued; roughly. Nothing at rest.
@@ -14,6 +15,11 @@ impl Connection {
     /// Bytes of a field block whose CONTINUATIONs are missing.
     pub fn unfinished_block(&self) -> usize {
         self.inbound.memory()
+    }
+
+    /// The time at which that field block began, whatever pauses there were since.
+    pub fn block_began(&self) -> Option<Time> {
+        self.inbound.block_began()
     }
 
     /// Bytes of the HPACK tables, roughly.

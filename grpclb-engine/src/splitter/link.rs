@@ -36,8 +36,8 @@ pub(super) struct Link {
     pub(super) charged: Charged,
     /// Its credit is held back; when to look whether it still has to be.
     pub(super) held: Option<Time>,
-    /// Its input is held back, too, since then: it has begun a field block that it does not finish.
-    pub(super) input_held: Option<Time>,
+    /// Its input is held back, too: it has begun a field block that it does not finish.
+    pub(super) input_held: bool,
     /// The stream window that its big messages have needed lately; 0: no stream needed more than what it begins with.
     pub(super) bulk: u32,
     /// Calls that are on it, those included whose streams on it have ended.
@@ -56,7 +56,7 @@ impl Link {
             buffered: 0,
             charged: Charged::default(),
             held: None,
-            input_held: None,
+            input_held: false,
             bulk: 0,
             calls: 0,
         }

@@ -36,8 +36,9 @@ const OWN_FROM: usize = 4 << 20;
 /// How often a connection without credit is looked at: other pods of the agent may have given memory back.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// How long an unfinished field block is held before its connection is ended.
-const HOLD_PATIENCE: Duration = Duration::from_secs(30);
+/// The age of a field block from which on its connection is ended rather than held. However often it was held and read on: a
+/// pod at the edge of its share would begin anew each time.
+const HOLD_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The bound of a connection's output while memory is short.
 const SHORT_OUTPUT: usize = 16 << 10;
@@ -235,10 +236,10 @@ impl Splitter {
             1
         };
         let Some(link) = self.link_mut(id) else { return };
-        if link.input_held.is_some() || link.conn.unfinished_block() < least {
+        if link.input_held || link.conn.unfinished_block() < least {
             return;
         }
-        link.input_held = Some(now);
+        link.input_held = true;
         link.conn.hold_input(now, true);
         link.note_paused();
         if link.held.is_none() {
@@ -301,25 +302,27 @@ impl Splitter {
             return;
         };
         *look = now + LOOK_EVERY;
-        let input_held = link.input_held;
-        let short = self.memory.share.measure() >= Pressure::Short;
-        match input_held {
-            Some(_) if !short => self.release_input(now, id),
-            Some(since) if now.since(since) >= HOLD_PATIENCE => {
-                // Nobody was helped by leaving the rest of the block unread.
-                if let Some(link) = self.link_mut(id) {
-                    link.conn.close(ErrorCode::ENHANCE_YOUR_CALM, "memory");
-                }
-                self.touch(id);
+        let held = link.input_held;
+        let age = link.conn.block_began().map(|began| now.since(began));
+        if self.memory.share.measure() < Pressure::Short {
+            if held {
+                self.release_input(now, id);
+            } else {
+                self.discharge(0);
             }
-            _ => self.discharge(0),
+        } else if held && age.is_none_or(|age| age >= HOLD_PATIENCE) {
+            // Nobody was helped by leaving the rest of the block unread.
+            if let Some(link) = self.link_mut(id) {
+                link.conn.close(ErrorCode::ENHANCE_YOUR_CALM, "memory");
+            }
+            self.touch(id);
         }
     }
 
     fn give_credit(&mut self, id: ConnId) {
         let Some(link) = self.link_mut(id) else { return };
         link.conn.hold_connection_credit(false);
-        if link.input_held.is_some() {
+        if link.input_held {
             // Until it is looked at next.
             self.memory.held.push(id);
         } else {
@@ -332,7 +335,7 @@ impl Splitter {
     fn release_input(&mut self, now: Time, id: ConnId) {
         self.memory.held.retain(|&other| other != id);
         let Some(link) = self.link_mut(id) else { return };
-        link.input_held = None;
+        link.input_held = false;
         link.conn.hold_input(now, false);
         self.resume_input(id);
         self.give_credit(id);

@@ -54,6 +54,7 @@ pub(super) async fn run(pod: Rc<Pod>) {
     let mut timer = pin!(tokio::time::sleep(Duration::ZERO));
     poll_fn(|cx| {
         pod.turn(Turn::Drive);
+        pod.begin_turn();
         pod.driver.wake.register(cx);
         pod.reap(cx);
         let now = pod.worker.now();

@@ -16,7 +16,7 @@ use tracing::debug;
 
 use super::charge::recharge;
 use super::panics::Turn;
-use super::pod::Pod;
+use super::pod::{Pod, TURN};
 use super::socket;
 use super::wake::Wake;
 use super::worker::FRAMES_READ;
@@ -129,6 +129,11 @@ impl Leg {
                 return Poll::Ready(self.report_end(pod, Ended::Eof));
             }
             *closed = None;
+            if pod.has_used_turn() {
+                pod.driver.wake();
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             let ended = match ready!(self.stream.poll_read_ready(cx)).and_then(|()| self.read(pod)) {
                 Ok(Read::Drained) => continue,
                 Ok(Read::More) => {
@@ -208,8 +213,9 @@ impl Leg {
             return Ok(Read::Ended);
         }
         let filled = input.len() == input.capacity();
-        self.bulk.set(filled || read >= FRAMES_READ);
-        self.hand_in(pod, &mut input);
+        let took = self.hand_in(pod, &mut input);
+        // Bytes that cost much more than DATA does come in smaller pieces.
+        self.bulk.set((filled || read >= FRAMES_READ) && took < TURN / 2);
         *unread = if input.is_empty() {
             BytesMut::new()
         } else {
@@ -219,12 +225,16 @@ impl Leg {
         Ok(if filled { Read::More } else { Read::Drained })
     }
 
-    /// Hands bytes to the splitter and charges what it leaves in `input`.
-    fn hand_in(&self, pod: &Pod, input: &mut BytesMut) {
+    /// Hands bytes to the splitter and charges what it leaves in `input`; the time that it took.
+    fn hand_in(&self, pod: &Pod, input: &mut BytesMut) -> Duration {
+        let now = pod.worker.now();
         pod.turn(Turn::Input);
         let splitter = &mut pod.splitter.borrow_mut();
-        splitter.handle_input(pod.worker.now(), self.id, input);
+        splitter.handle_input(now, self.id, input);
         recharge(splitter, &self.charged, input.len());
+        let took = pod.worker.now().since(now);
+        pod.use_turn(took);
+        took
     }
 
     /// Hands in once more what the splitter has left.

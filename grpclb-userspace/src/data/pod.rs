@@ -29,6 +29,10 @@ use crate::netns::Netns;
 /// may arrive a second later (a SYN that was lost, a throttled pod).
 const QUIET: Duration = Duration::from_secs(2);
 
+/// Time that the connections of one pod may take of their worker until other pods have their turn. A read of frames takes some tens
+/// of microseconds.
+pub(super) const TURN: Duration = Duration::from_millis(1);
+
 /// A client pod on its worker.
 pub(super) struct Pod {
     pub id: PodId,
@@ -49,6 +53,8 @@ pub(super) struct Pod {
     clients: Cell<usize>,
     client_left: Notify,
     draining: Cell<bool>,
+    /// Time that the pod's connections took since its driver ran last.
+    turn_used: Cell<Duration>,
     gone: Cell<bool>,
     /// A panic ended the pod: what is left of it is an empty shell.
     failed: Cell<bool>,
@@ -91,6 +97,7 @@ impl Pod {
             clients: Cell::new(0),
             client_left: Notify::new(),
             draining: Cell::new(false),
+            turn_used: Cell::new(Duration::ZERO),
             gone: Cell::new(false),
             failed: Cell::new(false),
         });
@@ -124,6 +131,22 @@ impl Pod {
             code()
         });
         result.map_err(|panic| self.fail(&panic)).ok()
+    }
+
+    /// The pod's driver runs: its connections may be read again.
+    pub(super) fn begin_turn(&self) {
+        self.turn_used.set(Duration::ZERO);
+    }
+
+    /// The pod's connections have worked for so long.
+    pub(super) fn use_turn(&self, time: Duration) {
+        self.turn_used.set(self.turn_used.get().saturating_add(time));
+    }
+
+    /// Returns true if the pod's connections have used their time: none is read until the worker's other pods had their turn
+    /// and this pod's driver has run.
+    pub(super) fn has_used_turn(&self) -> bool {
+        self.turn_used.get() >= TURN
     }
 
     /// Marks an entry into this pod's code.

@@ -8,6 +8,7 @@ mod charges;
 mod deaths;
 mod dials;
 mod ends;
+mod fairness;
 mod h2_peers;
 mod namespaces;
 mod panics;

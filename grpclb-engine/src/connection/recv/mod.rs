@@ -78,7 +78,9 @@ struct Block {
     /// It is too long, and decoded as it comes: its beginning.
     list: Option<Rc<HeaderList>>,
     continuations: usize,
+    /// Since when the peer has had time for it; pauses of ours move this.
     since: Time,
+    began: Time,
 }
 
 impl Inbound {
@@ -114,6 +116,11 @@ impl Inbound {
         } else {
             None
         }
+    }
+
+    /// The time at which the unfinished field block began.
+    pub(super) fn block_began(&self) -> Option<Time> {
+        self.block.as_ref().map(|block| block.began)
     }
 
     /// We read nothing for this long: what was begun has as much more time.
@@ -199,6 +206,7 @@ impl Connection {
                         list: None,
                         continuations: 0,
                         since: now,
+                        began: now,
                     });
                     None
                 }
