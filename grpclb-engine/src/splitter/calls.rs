@@ -4,6 +4,7 @@
 use super::actions::{ClientId, UpstreamId};
 use super::arena::{Arena, Key};
 use super::call::{Call, Place};
+use super::stats::Stats;
 use super::{NO_CALL, Splitter, memory};
 use crate::Time;
 use crate::connection::{StreamKey, Tag};
@@ -90,28 +91,45 @@ impl Calls {
     }
 }
 
+impl Call {
+    /// See [`Splitter::conclude`].
+    #[inline]
+    pub(super) fn conclude(&mut self, outcome: Outcome, stats: &mut Stats) {
+        if self.outcome.is_none() {
+            self.outcome = Some(outcome);
+            stats.count(outcome);
+        }
+    }
+}
+
 impl Splitter {
     /// Notes and counts the call's result; the first one stands. The record stays until both ends have said all.
     pub(super) fn conclude(&mut self, key: Key, outcome: Outcome) {
-        if let Some(call) = self.calls.get_mut(key)
-            && call.outcome.is_none()
-        {
-            call.outcome = Some(outcome);
-            self.stats.count(outcome);
+        if let Some(call) = self.calls.get_mut(key) {
+            call.conclude(outcome, &mut self.stats);
         }
     }
 
     /// Ends the call: its backend's stream is reset where it still runs, and all that was held for it is given back.
     /// `outcome` counts unless the call was concluded before.
     pub(super) fn end_call(&mut self, now: Time, key: Key, outcome: Outcome) {
-        self.conclude(key, outcome);
+        let Some(call) = self.calls.get_mut(key) else {
+            debug_assert!(false, "a call ends once");
+            return;
+        };
+        call.conclude(outcome, &mut self.stats);
+        let replay = call.kept.is_whole();
         let code = match outcome {
             Outcome::Cancelled(code) => code,
             _ => ErrorCode::CANCEL,
         };
-        self.leave_backend(now, key, Some(code));
-        self.leave_queue(key);
-        self.discard_replay(key);
+        match call.place {
+            Place::Waiting(_) => self.leave_queue(key),
+            Place::Sent { .. } | Place::Nowhere => self.leave_backend(now, key, Some(code)),
+        }
+        if replay {
+            self.discard_replay(key);
+        }
         let Some(call) = self.calls.get(key) else {
             debug_assert!(false, "a call ends once");
             return;

@@ -23,12 +23,14 @@ impl Splitter {
             };
             let Some(event) = client.link.conn.poll_event(now, input, &mut self.fields) else {
                 client.link.note_paused();
+                if let Some((before, now)) = client.link.recharge() {
+                    self.charge_difference(before, now);
+                }
                 break;
             };
             self.client_event(now, id, event);
         }
         self.relay_keepalive(now, id);
-        self.charge_connection(id.into());
         self.hold_unfinished(now, id.into());
         self.touch_if_wanted(id.into());
         self.arm(id.into());

@@ -46,6 +46,11 @@ impl Splitter {
         Some(&mut self.link_mut(id)?.output)
     }
 
+    /// The socket takes no more for now: what is left of the output waits, and is charged to the pod.
+    pub fn handle_blocked(&mut self, id: ConnId) {
+        self.charge_connection(id);
+    }
+
     fn take_buffer_from(&mut self, id: ConnId) {
         let mut buffer = std::mem::take(&mut self.buffer);
         if let Some(link) = self.link_mut(id) {
@@ -68,9 +73,6 @@ impl Splitter {
                 .transmit(now, &mut self.fields, &mut link.output, &mut sent);
             if link.paused {
                 resume = link.conn.wants_input();
-            }
-            if let Some((before, now)) = link.recharge() {
-                self.charge_difference(before, now);
             }
         }
         if resume {

@@ -5,7 +5,7 @@
 //!
 //! * **Services**: [`Splitter::set_service`], [`Splitter::remove_service`].
 //! * **Input**: [`Splitter::open_client`], [`Splitter::handle_input`], [`Splitter::handle_closed`],
-//!   [`Splitter::handle_dialed`], [`Splitter::handle_timeout`].
+//!   [`Splitter::handle_dialed`], [`Splitter::handle_blocked`], [`Splitter::handle_timeout`].
 //! * **Output**: [`Splitter::poll_action`] (sockets to make and to close), [`Splitter::poll_dirty`] (connections with
 //!   something to send) and [`Splitter::transmit`] (the bytes), [`Splitter::poll_timeout`].
 //! * **Commands**: [`Splitter::drain`], [`Splitter::drain_service`]; for connections that are not HTTP/2
@@ -19,8 +19,8 @@
 //! 1. Hand in what has happened, for as many connections as there are: all that their sockets have to say, dials that
 //!    ended, time that has passed. All with the same `now`, if you like: it must not run backwards.
 //! 2. Then, until both are empty: `poll_action`, and `poll_dirty` with `transmit` for each connection. `transmit` is
-//!    called again after each write until it returns `None`, or the socket is full; and once more when the socket is
-//!    writable again. So what many clients had for one backend leaves in one write. [`Action::ResumeInput`] is 1 once more, with
+//!    called again after each write until it returns `None`, or the socket is full, of which [`Splitter::handle_blocked`] is
+//!    told; and once more when the socket is writable again. So what many clients had for one backend leaves in one write. [`Action::ResumeInput`] is 1 once more, with
 //!    the bytes that a paused connection has left.
 //! 3. Ask `poll_timeout` and call `handle_timeout` at that time; then go on with 2.
 //!

@@ -124,6 +124,7 @@ impl Splitter {
             return;
         };
         call.response = Response::Ended;
+        call.conclude(Outcome::Completed, &mut self.stats);
         let (group, member) = (call.group, call.member.take());
         if let (Some(member), Some(group)) = (member, self.groups.get_mut(group)) {
             group.picker.finish(member);
@@ -133,7 +134,6 @@ impl Splitter {
         {
             upstream.last_used = now;
         }
-        self.conclude(key, Outcome::Completed);
     }
 
     /// The call's stream at its backend has ended before the response did: the table says what becomes of the call.
@@ -203,6 +203,7 @@ impl Splitter {
         debug_assert!(upstream.link.calls > 0, "a connection counts its calls");
         upstream.link.calls = upstream.link.calls.saturating_sub(1);
         upstream.last_used = now;
+        let held = upstream.link.held.is_some();
         if upstream.link.conn.tag(stream).is_some() {
             upstream.link.conn.set_tag(stream, NO_CALL);
             if let Some(code) = reset {
@@ -211,7 +212,9 @@ impl Splitter {
                 self.reset_queued(id);
             }
         } // else both ends have ended it
-        self.relieve(id.into());
+        if held {
+            self.relieve(id.into());
+        }
     }
 
     /// Names the backend of a call for messages.

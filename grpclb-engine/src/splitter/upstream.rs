@@ -57,11 +57,13 @@ impl Splitter {
             };
             let Some(event) = upstream.link.conn.poll_event(now, input, &mut self.fields) else {
                 upstream.link.note_paused();
+                if let Some((before, now)) = upstream.link.recharge() {
+                    self.charge_difference(before, now);
+                }
                 break;
             };
             self.upstream_event(now, id, event);
         }
-        self.charge_connection(id.into());
         self.hold_unfinished(now, id.into());
         self.after_upstream(now, id);
     }

@@ -103,6 +103,7 @@ impl Leg {
             match written {
                 Ok(written) => output.advance(written),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    splitter.handle_blocked(self.id);
                     self.full.set(true);
                     self.wake.wake();
                     return Ok(());

@@ -88,7 +88,13 @@ impl Connection {
         fields: &mut Fields,
     ) -> Result<Option<Event>, Fatal> {
         let mut headers = fields.take_list();
-        let list = Rc::make_mut(&mut headers); // nobody else has it
+        let Some(list) = Rc::get_mut(&mut headers) else {
+            debug_assert!(false, "a list that was taken is nobody else's");
+            return Err(Fatal::protocol(
+                ErrorCode::INTERNAL_ERROR,
+                "a header list is in use",
+            ));
+        };
         self.decoder
             .decode(block, fields, self.config.max_header_list_size, list)
             .map_err(broken)?;

@@ -202,7 +202,7 @@ impl World {
         };
         while let Some(output) = self.splitter.transmit(self.now, id) {
             if room == 0 {
-                return;
+                return self.splitter.handle_blocked(id);
             }
             let mut slices = [std::io::IoSlice::new(&[]); 64];
             let filled = output.slices(&mut slices);
