@@ -67,6 +67,9 @@ fn section_8_2_1_field_names_and_values() {
         "nul\0",
         "h\u{e9}",
         "new\nline",
+        "brace{",
+        "quo\"te",
+        "slash/",
     ] {
         assert_eq!(
             request_with(&[&format!("{name}: x")]),
@@ -78,7 +81,15 @@ fn section_8_2_1_field_names_and_values() {
         let list = HeaderList::from_pairs(&mut Fields::new(1 << 16, 1), [(name, "x")]);
         assert_eq!(validate(&list, Message::Trailers), Err(fault.into()));
     }
-    for value in ["nul\0inside", "cr\rinside", "lf\ninside", "lf\n", "\0"] {
+    for value in [
+        "nul\0inside",
+        "cr\rinside",
+        "lf\ninside",
+        "lf\n",
+        "\0",
+        "soh\u{1}inside",
+        "del\x7f",
+    ] {
         assert_eq!(
             request_with(&[&format!("x: {value}")]),
             Err(FieldFault::Value.into()),
@@ -104,8 +115,8 @@ fn section_8_2_1_field_names_and_values() {
     }
     let path = [":method: GET", ":scheme: http", ":path: /a "];
     assert_eq!(check(Message::Request, &path), Err(FieldFault::Value.into()));
-    // Other control characters and bytes beyond ASCII are not the RFC's minimum; they pass.
-    assert!(request_with(&["x: \u{1}\u{e9}\x7f"]).is_ok());
+    // Bytes beyond ASCII pass, and tabs.
+    assert!(request_with(&["x: \u{e9}\ta"]).is_ok());
     // Pseudo-fields' values obey the same rule.
     let path = [":method: GET", ":scheme: http", ":path: /a\r\nb"];
     assert_eq!(check(Message::Request, &path), Err(FieldFault::Value.into()));

@@ -4,6 +4,7 @@
 mod support;
 
 mod against_h2;
+mod against_h2_fields;
 mod against_h2_servers;
 mod floods;
 mod honest;
