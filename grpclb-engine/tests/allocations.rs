@@ -13,7 +13,7 @@ use grpclb_engine::balance::{Endpoint, Policy, Service, State};
 use grpclb_engine::connection::{Config, Event, HeadersKind, Role, StreamKey};
 use grpclb_engine::splitter::{self, Action, ConnId, ServiceKey, Splitter};
 
-use support::{REQUEST, RESPONSE, Side, TRAILERS};
+use support::{REQUEST, RESPONSE, Script, Side, TRAILERS, kinds, raw};
 
 /// Room for a read, as in the data plane.
 const READ: usize = 64 << 10;
@@ -365,4 +365,35 @@ fn a_burst_of_thousands_of_calls_leaves_little_behind() {
     };
     let (before, after) = (held_after(0), held_after(800));
     assert!(after < before + (160 << 10), "{before} bytes, then {after}");
+}
+
+#[test]
+fn continuations_of_one_byte_do_not_copy_what_came_before_them() {
+    let mut script = Script::client();
+    // Beyond the longest list, so that it is decoded as it comes, up to within the value of a field with a long name.
+    let whole = vec![0x82; 16_384];
+    script.send(&raw(kinds::HEADERS, 0, 1, &whole));
+    for _ in 0..64 {
+        script.send(&raw(kinds::CONTINUATION, 0, 1, &whole));
+    }
+    let mut name = vec![0x00, 0x7f, 0xe1, 0xd3, 0x03]; // 60,000 bytes
+    name.resize(15_000, b'n');
+    script.send(&raw(kinds::CONTINUATION, 0, 1, &name));
+    for _ in 0..3 {
+        script.send(&raw(kinds::CONTINUATION, 0, 1, &[b'n'; 15_000]));
+    }
+    script.send(&raw(
+        kinds::CONTINUATION,
+        0,
+        1,
+        &[b'n', b'n', b'n', b'n', b'n', 0x7f, 0x80, 0x7f],
+    ));
+    let one = raw(kinds::CONTINUATION, 0, 1, b"v");
+    let used = measure(|| {
+        for _ in 0..3000 {
+            script.side.receive(script.now, &one);
+        }
+    });
+    assert!(!script.side.connection.is_closed(), "{:?}", script.side.events);
+    assert!(used.bytes_total < 1 << 20, "{used:?}");
 }

@@ -65,6 +65,9 @@ impl Connection {
         last: bool,
         fields: &mut Fields,
     ) -> Result<(), hpack::Error> {
+        if !last && block.bytes.len() < block.try_from {
+            return Ok(());
+        }
         if block.list.is_none() {
             let mut list = fields.take_list();
             let limit = self.config.max_header_list_size;
@@ -75,6 +78,8 @@ impl Connection {
         self.decoder.decode_rest(&mut block.bytes, fields, last)?;
         // What is left is short; the memory of the rest goes back.
         block.bytes = BytesMut::from(&block.bytes[..]);
+        // It is the beginning of a field, which is looked at from its first byte each time: not for every small piece.
+        block.try_from = block.bytes.len().saturating_mul(2);
         Ok(())
     }
 

@@ -77,6 +77,8 @@ struct Block {
     received: usize,
     /// It is too long, and decoded as it comes: its beginning.
     list: Option<Rc<HeaderList>>,
+    /// Length of `bytes` from which on decoding is tried again.
+    try_from: usize,
     continuations: usize,
     /// Since when the peer has had time for it; pauses of ours move this.
     since: Time,
@@ -204,6 +206,7 @@ impl Connection {
                         received: bytes.len(),
                         bytes,
                         list: None,
+                        try_from: 0,
                         continuations: 0,
                         since: now,
                         began: now,
