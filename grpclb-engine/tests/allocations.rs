@@ -11,9 +11,10 @@ use bytes::BytesMut;
 use grpclb_engine::Time;
 use grpclb_engine::balance::{Endpoint, Policy, Service, State};
 use grpclb_engine::connection::{Config, Event, HeadersKind, Role, StreamKey};
+use grpclb_engine::frame::ErrorCode;
 use grpclb_engine::splitter::{self, Action, ConnId, ServiceKey, Splitter};
 
-use support::{REQUEST, RESPONSE, Script, Side, TRAILERS, kinds, raw};
+use support::{REQUEST, RESPONSE, Script, Side, TRAILERS, flags, kinds, millis, raw};
 
 /// Room for a read, as in the data plane.
 const READ: usize = 64 << 10;
@@ -396,4 +397,32 @@ fn continuations_of_one_byte_do_not_copy_what_came_before_them() {
     });
     assert!(!script.side.connection.is_closed(), "{:?}", script.side.events);
     assert!(used.bytes_total < 1 << 20, "{used:?}");
+}
+
+#[test]
+fn resets_that_client_makes_needless_take_no_memory_while_it_does_not_read() {
+    let mut script = Script::client();
+    let block = script.block(&REQUEST[..4]);
+    let first = raw(kinds::HEADERS, flags::END_HEADERS | flags::END_STREAM, 1, &block);
+    script.send(&first);
+    let block = script.block(&REQUEST[..4]);
+    let used = measure(|| {
+        for round in 0..20_000 {
+            let id = 2 * round + 3;
+            script.now += millis(1);
+            script.side.timeout(script.now);
+            script
+                .side
+                .receive(script.now, &raw(kinds::HEADERS, flags::END_HEADERS, id, &block));
+            let stream = script.stream();
+            script.side.connection.reset(stream, ErrorCode::REFUSED_STREAM);
+            let cancel = ErrorCode::CANCEL.0.to_be_bytes();
+            script
+                .side
+                .receive(script.now, &raw(kinds::RST_STREAM, 0, id, &cancel));
+            script.side.events.clear();
+        }
+    });
+    assert_eq!(script.side.connection.streams(), 1);
+    assert!(used.bytes_current < 20_000, "{used:?}");
 }

@@ -229,6 +229,11 @@ impl Streams {
     pub(super) fn push_reset(&mut self, key: StreamKey) {
         self.resetting += 1;
         self.resets.push_back(key);
+        // The peer may end streams whose `RST_STREAM` waits, and not read.
+        if self.resets.len() > 2 * self.len() + 64 {
+            let slots = &self.slots;
+            self.resets.retain(|key| is_live(slots, *key));
+        }
     }
 
     pub(super) fn insert(&mut self, tag: Tag, state: State, send: u32, recv: u32, now: Time) -> StreamKey {
