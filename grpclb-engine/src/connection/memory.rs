@@ -1,8 +1,8 @@
 //! Bytes that a connection holds by itself, for the owner's account: all but the DATA that is queued, which its owner knows.
 
-use super::Connection;
 use super::control::Control;
 use super::streams::{Item, Stream};
+use super::{Connection, StreamKey};
 use crate::Time;
 
 impl Connection {
@@ -10,6 +10,11 @@ impl Connection {
     /// Costs a few additions, however many streams there are.
     pub fn pending(&self) -> usize {
         self.inbound.memory() + self.control.len() * size_of::<Control>() + self.streams.queued_headers
+    }
+
+    /// Bytes of the header lists that are queued for a stream.
+    pub fn queued_headers(&self, stream: StreamKey) -> usize {
+        self.streams.get(stream).map_or(0, Stream::queued_headers)
     }
 
     /// Bytes of a field block whose CONTINUATIONs are missing.

@@ -352,10 +352,14 @@ impl Splitter {
 
     /// Charges what a connection holds now, and discharges what it held before.
     pub(super) fn charge_difference(&mut self, before: Charged, now: Charged) {
-        self.memory.share.charge(now.pending);
         self.memory.share.charge_fixed(now.tables);
         self.memory.share.discharge_fixed(before.tables);
-        self.discharge(before.pending);
+        // The difference alone: all of both, for a moment, would look like a want of memory.
+        if now.pending > before.pending {
+            self.memory.share.charge(now.pending - before.pending);
+        } else {
+            self.discharge(before.pending - now.pending);
+        }
     }
 
     /// Ends the call if it is among those that hold the most; whether it did. For a pod that is [`Memory::is_over`].
@@ -364,7 +368,12 @@ impl Splitter {
         let Some(call) = self.calls.get(key) else {
             return false;
         };
-        let sheds = self.memory.sheds(call.pending + call.unsent(), self.calls.len());
+        let lists = self
+            .clients
+            .get(call.client.0)
+            .map_or(0, |client| client.link.conn.queued_headers(call.stream));
+        let bytes = call.pending + call.unsent() + lists as u64;
+        let sheds = self.memory.sheds(bytes, self.calls.len());
         if sheds {
             // Which gRPC clients report as RESOURCE_EXHAUSTED.
             self.reset_client(now, key, ErrorCode::ENHANCE_YOUR_CALM, Outcome::OutOfMemory);

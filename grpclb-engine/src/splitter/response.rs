@@ -74,6 +74,9 @@ impl Splitter {
             self.charge_connection(id.into());
         }
         self.touch(id.into());
+        if self.memory.is_over() && self.shed(now, key) {
+            return;
+        }
         if ended {
             self.response_ended(now, key);
         }

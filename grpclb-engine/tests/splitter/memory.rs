@@ -309,3 +309,36 @@ fn block_that_was_held_is_read_on_when_there_is_memory_again() {
     assert_eq!(world.wilds[wild].unread(), 0);
     assert_eq!(world.splitter.stats().calls, 1, "the request came");
 }
+
+#[test]
+fn header_lists_that_client_does_not_read_are_bounded() {
+    const CONTINUE: &[u8] = b"\x08\x03100";
+    for status in [CONTINUE, b"\x88"] {
+        let budget = Arc::new(Budget::new(16 * MIB));
+        let mut neighbour = Neighbour::new(&budget);
+        let mut world = World::with(1, 7, Config::new("n1"), &budget);
+        world.backends[0].wild = true;
+        let client = world.client();
+        for _ in 0..100 {
+            world.open(client, b"x", true);
+        }
+        world.run();
+        let wild = world.wild_backend();
+        world.say(wild, &greeting());
+        world.run();
+        world.clients[client].deaf = true;
+        world.clients[client].socket = 4096;
+        // 4,000 bytes that the table has, named again for each further 4,000.
+        let value = [status, b"\x40\x01b\x7f\xa1\x1e", &[b'v'; 4000]].concat();
+        let again = [status, &[0xbe; 200]].concat();
+        for round in 0..10 {
+            for id in 0..100 {
+                let block = if (round, id) == (0, 0) { &value } else { &again };
+                world.say(wild, &raw(kinds::HEADERS, flags::END_HEADERS, 2 * id + 1, block));
+            }
+            world.run();
+            assert_within_share(&world, 8 * MIB);
+        }
+        neighbour.calls_go_well();
+    }
+}
