@@ -203,15 +203,31 @@ impl Splitter {
             }
         }
         call.request_ended = true;
+        let place = call.place;
         if call.kept.is_whole() {
-            self.memory.charge(trailers.memory());
-            call.kept.set_trailers(Rc::clone(&trailers));
+            let waits = matches!(place, Place::Waiting(_));
+            if waits {
+                self.memory.charge(trailers.memory());
+            }
+            if waits || self.memory.try_charge(trailers.memory()) {
+                call.kept.set_trailers(Rc::clone(&trailers));
+            } else {
+                self.discard_replay(key);
+                self.stats.replay_given_up += 1;
+            }
         }
-        if let Place::Sent { upstream, stream } = call.place
+        if let Place::Sent { upstream, stream } = place
             && let Some(upstream_link) = self.upstreams.get_mut(upstream.0)
         {
+            let large = trailers.memory() >= memory::SMALL;
             upstream_link.link.conn.send_headers(stream, trailers, true);
+            if large {
+                self.charge_connection(upstream.into());
+            }
             self.touch(upstream.into());
+        }
+        if self.memory.is_over() {
+            self.shed(now, key);
         }
     }
 

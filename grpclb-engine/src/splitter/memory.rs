@@ -11,6 +11,7 @@ use super::Splitter;
 use super::actions::{ConnId, UpstreamId};
 use super::arena::Key;
 use super::budget::{Budget, Pressure, Share};
+use super::call::Place;
 use super::calls::Outcome;
 use super::link::Link;
 use crate::Time;
@@ -368,11 +369,17 @@ impl Splitter {
         let Some(call) = self.calls.get(key) else {
             return false;
         };
-        let lists = self
-            .clients
-            .get(call.client.0)
-            .map_or(0, |client| client.link.conn.queued_headers(call.stream));
-        let bytes = call.pending + call.unsent() + lists as u64;
+        let client = self.clients.get(call.client.0);
+        let mut lists =
+            call.kept.lists() + client.map_or(0, |client| client.link.conn.queued_headers(call.stream));
+        if let Place::Sent { upstream, stream } = call.place
+            && let Some(upstream) = self.upstreams.get(upstream.0)
+        {
+            lists += upstream.link.conn.queued_headers(stream);
+        }
+        // Those of ordinary calls are not to blame, however many calls there are.
+        let lists = if lists < SMALL { 0 } else { lists as u64 };
+        let bytes = call.pending + call.unsent() + lists;
         let sheds = self.memory.sheds(bytes, self.calls.len());
         if sheds {
             // Which gRPC clients report as RESOURCE_EXHAUSTED.

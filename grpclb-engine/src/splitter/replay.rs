@@ -90,6 +90,11 @@ impl Kept {
         self.bytes
     }
 
+    /// Bytes of the header lists.
+    pub(super) fn lists(&self) -> usize {
+        self.lists
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.bytes == 0
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use grpclb_engine::frame::ErrorCode;
 use grpclb_engine::splitter::{Budget, Config};
 
+use crate::attacks::REQUEST;
 use crate::support::{Behaviour, Outcome, World, flags, greeting, kinds, millis, raw};
 
 const MIB: usize = 1 << 20;
@@ -339,6 +340,38 @@ fn header_lists_that_client_does_not_read_are_bounded() {
             world.run();
             assert_within_share(&world, 8 * MIB);
         }
+        neighbour.calls_go_well();
+    }
+}
+
+#[test]
+fn request_trailers_are_bounded() {
+    for behaviour in [Behaviour::Silent, Behaviour::NoCredit] {
+        let budget = Arc::new(Budget::new(16 * MIB));
+        let mut neighbour = Neighbour::new(&budget);
+        let mut world = World::with(1, 7, Config::new("n1"), &budget);
+        world.backends[0].behaviour = behaviour;
+        let wild = world.wild_client();
+        world.say(wild, &greeting());
+        for id in 0..300 {
+            world.say(
+                wild,
+                &raw(kinds::HEADERS, flags::END_HEADERS, 2 * id + 1, REQUEST),
+            );
+        }
+        world.run();
+        // 4,000 bytes that the table has, named again for each further 4,000.
+        let value = [&b"\x40\x01b\x7f\xa1\x1e"[..], &[b'v'; 4000]].concat();
+        for id in 0..300 {
+            let block = if id == 0 { &value[..] } else { &[0xbe; 200] };
+            let whole = flags::END_HEADERS | flags::END_STREAM;
+            world.say(wild, &raw(kinds::HEADERS, whole, 2 * id + 1, block));
+            if id % 10 == 0 {
+                world.run();
+            }
+        }
+        world.run();
+        assert_within_share(&world, 8 * MIB);
         neighbour.calls_go_well();
     }
 }
