@@ -140,7 +140,7 @@ pub struct Rule {
     pub burst: u32,
     /// What a stream that ends in good order earns back.
     pub per_stream: u32,
-    /// What a DATA frame with content earns back, in either direction.
+    /// What a DATA frame with content earns back, in either direction, unless the peer's window has cut it to a crumb.
     pub per_data: u32,
     /// What a stream that we reset earns back: frames of the peer's may be on their way to it.
     pub per_reset: u32,

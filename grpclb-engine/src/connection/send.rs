@@ -14,6 +14,9 @@ use crate::hpack::{FieldKind, Fields, HeaderList};
 /// The largest DATA frame that we send, whatever the peer allows: one stream's turn.
 const MAX_DATA: u32 = 32 << 10;
 
+/// A DATA frame with fewer bytes, which a window has cut, is a cost and no service.
+const CRUMB: u32 = 1024;
+
 /// What small chunks are gathered in when they have to wait.
 const GATHER: usize = 4096;
 
@@ -313,7 +316,10 @@ impl Connection {
         let len = len as u32;
         stream.send.consume(len);
         self.send_window.consume(len);
-        self.account.earn_data();
+        // What the peer's windows cut to crumbs serves nobody (CVE-2019-9511).
+        if left == 0 || len >= CRUMB {
+            self.account.earn_data();
+        }
         if end_stream {
             self.sent_end(key);
         }

@@ -437,3 +437,32 @@ fn a_backend_may_refuse_every_stream_without_being_stopped() {
     script.headers(10_001, RESPONSE, true);
     assert!(!script.side.connection.is_closed());
 }
+
+#[test]
+fn a_client_that_takes_its_response_byte_by_byte_is_slowed() {
+    let dribbles: [fn(&mut Script, u32); 2] = [
+        |script, _| script.window_update(1, 1),
+        |script, round| script.settings(&[(SettingId::INITIAL_WINDOW_SIZE, round + 1)]),
+    ];
+    for (dribble, limit) in dribbles.into_iter().zip([Limit::WindowUpdate, Limit::Settings]) {
+        let mut script = Script::client();
+        script.settings(&[(SettingId::INITIAL_WINDOW_SIZE, 0)]);
+        script.headers(1, REQUEST, true);
+        let stream = script.stream();
+        script.side.respond(stream, false);
+        script.side.data(stream, &vec![5; 200_000], true);
+        script.flush();
+        script.answers.clear();
+        let rounds = until_paused(&mut script, |script, round| {
+            dribble(script, round);
+            let byte = matches!(&script.answers[..], [.., Frame::Data { chunk, .. }] if chunk.len() == 1);
+            assert!(
+                byte || !script.side.connection.wants_input(),
+                "{:?}",
+                script.answers
+            );
+        });
+        assert!(rounds <= burst(limit), "{limit}: {rounds}");
+        expect_slowed(&mut script, limit);
+    }
+}
