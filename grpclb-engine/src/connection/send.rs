@@ -65,6 +65,7 @@ impl Connection {
         !self.control.is_empty()
             || !self.closed
                 && (!self.streams.ready.is_empty()
+                    || (!self.streams.blocked.is_empty() && self.send_window.available() > 0)
                     || !self.streams.credits.is_empty()
                     || self.recv_window.is_due()
                     || self.may_open()
@@ -87,17 +88,34 @@ impl Connection {
             if let Some(key) = opened {
                 self.turn(key, now, fields, output, sent);
             }
+            let unblocked = if output.room() > 0 {
+                self.unblock_one()
+            } else {
+                None
+            };
+            if let Some(key) = unblocked {
+                self.turn(key, now, fields, output, sent);
+            }
             if output.room() == 0 {
                 break;
             }
             match self.streams.ready.pop() {
                 Some(key) => self.turn(key, now, fields, output, sent),
-                None if opened.is_none() => break,
+                None if opened.is_none() && unblocked.is_none() => break,
                 None => {}
             }
         }
         self.note_backlog();
         self.check_drained();
+    }
+
+    /// The next stream that waits for the connection's window, if that is open. One at a time: a peer that gives a byte moves no
+    /// more streams than one.
+    fn unblock_one(&mut self) -> Option<StreamKey> {
+        if self.streams.blocked.is_empty() || self.send_window.available() == 0 {
+            return None;
+        }
+        self.streams.blocked.pop()
     }
 
     /// `WINDOW_UPDATEs`, for the connection and for streams.

@@ -295,3 +295,44 @@ fn our_own_long_blocks_are_cut_to_the_peers_frame_size() {
         })
     ));
 }
+
+#[test]
+fn s6_9_a_byte_for_the_connection_is_work_for_one_of_the_streams_that_wait_in_their_order() {
+    let mut script = Script::client();
+    for n in 0..5 {
+        script.headers(2 * n + 1, REQUEST, true);
+        let stream = script.stream();
+        script.side.respond(stream, false);
+        script.side.data(stream, &vec![n as u8; 60_000], true);
+    }
+    script.flush();
+    // The first has used the window up.
+    assert_eq!(script.side.connection.blocked_streams(), 4);
+    let mut served = Vec::new();
+    for _ in 0..10 {
+        script.answers.clear();
+        script
+            .side
+            .receive(script.now, &raw(kinds::WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]));
+        assert_eq!(
+            script.side.connection.blocked_streams(),
+            4,
+            "none is looked at before its turn"
+        );
+        assert!(script.side.connection.wants_transmit());
+        script.flush();
+        assert!(!script.side.connection.wants_transmit());
+        let [Frame::Data { stream, chunk, .. }] = &script.answers[..] else {
+            panic!("{:?}", script.answers)
+        };
+        assert_eq!(chunk.len(), 1);
+        served.push(stream.get());
+    }
+    assert_eq!(served[..4], served[4..8], "in turn");
+    served[..4].sort_unstable();
+    assert_eq!(served[..4], [3, 5, 7, 9]);
+    // All of it leaves when there is room.
+    script.window_update(0, 1 << 20);
+    assert_eq!(script.side.connection.blocked_streams(), 0);
+    assert_eq!(script.side.connection.streams(), 0);
+}

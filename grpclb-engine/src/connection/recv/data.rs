@@ -134,7 +134,6 @@ impl Connection {
                     "the connection's window exceeds 2^31-1",
                 ));
             }
-            self.streams.unblock();
             return Ok(None);
         }
         let Some(key) = self.streams.find(id) else {

@@ -185,10 +185,6 @@ impl Waiting {
     pub(super) fn iter(&self) -> impl Iterator<Item = StreamKey> + '_ {
         self.0.iter().copied()
     }
-
-    pub(super) fn append(&mut self, other: &mut Self) {
-        self.0.append(&mut other.0);
-    }
 }
 
 impl Streams {
@@ -389,21 +385,6 @@ impl Streams {
             stream.listed = Listed::Blocked;
             self.enlist(key, Listed::Blocked);
         }
-    }
-
-    /// The connection's window is open again.
-    pub(super) fn unblock(&mut self) {
-        for key in self.blocked.0.iter().copied() {
-            if let Some(stream) = self
-                .slots
-                .get_mut(key.index as usize)
-                .filter(|s| s.generation == key.generation)
-            {
-                stream.listed = Listed::Ready;
-            }
-        }
-        let Self { ready, blocked, .. } = self;
-        ready.append(blocked);
     }
 
     /// The stream has credit to announce.
