@@ -63,8 +63,10 @@ pub(super) struct Pool {
     pub(super) member: MemberKey,
     pub(super) endpoint: Endpoint,
     pub(super) upstreams: Vec<UpstreamId>,
-    /// Calls that wait, the oldest first. Those that went elsewhere are skipped when their turn comes.
+    /// Calls that wait, the oldest first. Those that went elsewhere are skipped when their turn comes; empty when none waits.
     pub(super) waiting: VecDeque<Key>,
+    /// The number of calls that wait: keys of `waiting` that are not to be skipped.
+    pub(super) waiters: usize,
     /// The endpoint is not used any more: no new streams.
     pub(super) retired: bool,
     /// A further connection failed while another was up: the next one is not tried before.
@@ -283,6 +285,7 @@ impl Splitter {
             endpoint,
             upstreams: Vec::new(),
             waiting: VecDeque::new(),
+            waiters: 0,
             retired: false,
             next_dial: None,
         });

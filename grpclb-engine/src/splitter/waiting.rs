@@ -66,6 +66,7 @@ impl Splitter {
                 });
             }
             pool.waiting.push_back(key);
+            pool.waiters = pool.waiters.saturating_add(1);
         }
         self.arm_group(now, group);
         self.arm_waiting(now, group, owner);
@@ -79,10 +80,18 @@ impl Splitter {
         };
         let Place::Waiting(pool) = call.place else { return };
         call.place = Place::Nowhere;
-        let Some((group, owner)) = self.pools.get(pool).map(|pool| (pool.group, pool.owner)) else {
+        let Some(pool) = self.pools.get_mut(pool) else {
             debug_assert!(false, "a pool outlives the calls of its queue");
             return;
         };
+        debug_assert!(pool.waiters > 0, "a pool counts its calls that wait");
+        pool.waiters = pool.waiters.saturating_sub(1);
+        if pool.waiters == 0 {
+            // Keys of calls that were cancelled must not look as if calls waited: nobody needs a dial.
+            pool.waiting.clear();
+            pool.waiting.shrink_to(KEPT);
+        }
+        let (group, owner) = (pool.group, pool.owner);
         if let Some(group) = self.groups.get_mut(group) {
             debug_assert!(group.waiting > 0, "a Service counts its calls that wait");
             group.waiting = group.waiting.saturating_sub(1);
@@ -98,9 +107,6 @@ impl Splitter {
         loop {
             let waiting = &mut self.pools.get_mut(pool_key)?.waiting;
             let key = waiting.pop_front()?;
-            if waiting.is_empty() && waiting.capacity() > KEPT {
-                *waiting = VecDeque::new();
-            }
             if self
                 .calls
                 .get(key)
@@ -293,7 +299,7 @@ impl Splitter {
         }
         for (pool_key, rest) in queues {
             // Those that came back to the queue are the older ones.
-            if let Some(pool) = self.pools.get_mut(pool_key) {
+            if let Some(pool) = self.pools.get_mut(pool_key).filter(|pool| pool.waiters > 0) {
                 pool.waiting.extend(rest);
             }
         }

@@ -194,3 +194,16 @@ fn waiting_call_goes_to_the_endpoint_that_replaces_a_failed_one() {
     world.advance(millis(100));
     assert!(world.is_ok(waiting), "{:?}", world.outcome(waiting));
 }
+
+#[test]
+fn cancelled_calls_that_waited_cause_no_dials() {
+    let mut world = narrow(1);
+    let (client, waiting) = one_waits(&mut world);
+    world.cancel(waiting);
+    world.run();
+    let dials = world.backends[0].dials;
+    world.drop_client(client);
+    world.advance(Duration::from_mins(10));
+    assert_eq!(world.backends[0].dials, dials);
+    assert_eq!(world.splitter.held(), 0);
+}
