@@ -7,6 +7,7 @@ use super::actions::{Action, ClientId, ConnId, DialError, How, UpstreamId};
 use super::arena::Key;
 use super::link::UpstreamState;
 use super::timers::Owner;
+use super::upstream::Blame;
 use super::waiting::After;
 use crate::Time;
 use crate::connection::PingKind;
@@ -181,7 +182,7 @@ impl Splitter {
         };
         let (pool, took) = (upstream.pool, now.since(upstream.dialed));
         if now.since(upstream.since) >= limit {
-            self.upstream_over(now, id, &DialError::TimedOut.to_string(), true);
+            self.upstream_over(now, id, &DialError::TimedOut.to_string(), Blame::Connection);
             self.actions.push_back(Action::CloseUpstream {
                 upstream: id,
                 how: How::Reset,

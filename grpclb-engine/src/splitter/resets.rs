@@ -22,6 +22,7 @@ use super::calls::Outcome;
 use super::config::Config;
 use super::link::Upstream;
 use super::pool::Pool;
+use super::upstream::Blame;
 use crate::Time;
 use crate::connection::StreamKey;
 use crate::frame::ErrorCode;
@@ -182,7 +183,7 @@ impl Splitter {
             .is_some()
         {}
         self.stats.closed_for_resets = self.stats.closed_for_resets.saturating_add(1);
-        self.upstream_over(now, id, "was closed", false);
+        self.upstream_over(now, id, "was closed", Blame::Nobody);
         self.close_upstream(now, id);
         self.count_resets(id);
         self.serve(now, pool);

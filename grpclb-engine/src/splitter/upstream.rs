@@ -18,6 +18,17 @@ use crate::frame::ErrorCode;
 /// left alone for a while. In good order it may end ten times as soon.
 const SHORT_LIFE: std::time::Duration = std::time::Duration::from_secs(1);
 
+/// The result of a connection's end for the endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Blame {
+    /// The endpoint has not failed.
+    Nobody,
+    /// The connection, or its dial, was of no use; others to the same endpoint may be.
+    Connection,
+    /// The endpoint cannot be reached any more.
+    Endpoint,
+}
+
 impl Splitter {
     pub(super) fn upstream_dialed(
         &mut self,
@@ -43,7 +54,7 @@ impl Splitter {
                 true
             }
             Err(error) => {
-                self.upstream_over(now, id, &error.to_string(), true);
+                self.upstream_over(now, id, &error.to_string(), Blame::Connection);
                 self.forget(now, id.into());
                 false
             }
@@ -234,12 +245,20 @@ impl Splitter {
         if !in_order {
             self.stats.upstreams_lost += 1;
         }
-        self.upstream_over(now, id, &why, dead || useless);
+        let blame = if dead {
+            Blame::Endpoint
+        } else if useless {
+            Blame::Connection
+        } else {
+            Blame::Nobody
+        };
+        self.upstream_over(now, id, &why, blame);
         self.close_upstream(now, id);
     }
 
     /// The connection carries nothing any more: its calls and those that waited for it go elsewhere.
-    pub(super) fn upstream_over(&mut self, now: Time, id: UpstreamId, why: &str, failed: bool) {
+    pub(super) fn upstream_over(&mut self, now: Time, id: UpstreamId, why: &str, blame: Blame) {
+        let failed = blame != Blame::Nobody;
         let Some(upstream) = self.upstreams.get_mut(id.0) else {
             return;
         };
@@ -261,8 +280,8 @@ impl Splitter {
                     .get(other.0)
                     .is_some_and(|upstream| upstream.is_ready() && upstream.is_live())
             });
-            if failed && another && !was_ready {
-                // The endpoint is alive: it only takes no further connection.
+            if another && (blame == Blame::Connection || failed && !was_ready) {
+                // The endpoint is alive: it only takes no further connection, or says goodbye to it at once.
                 pool.next_dial = Some(now + SHORT_LIFE);
                 displaced = true;
             } else if failed {

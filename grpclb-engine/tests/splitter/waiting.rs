@@ -195,6 +195,28 @@ fn waiting_call_goes_to_the_endpoint_that_replaces_a_failed_one() {
     assert!(world.is_ok(waiting), "{:?}", world.outcome(waiting));
 }
 
+/// A backend that takes no further connection ends it in good order, at once.
+#[test]
+fn endpoint_that_says_goodbye_to_further_connections_is_dialled_once_a_second() {
+    for per_connection in [false, true] {
+        let mut world = narrow(1);
+        world.per_connection = per_connection;
+        world.publish();
+        let client = world.client();
+        world.call(client, b"held");
+        world.backends[0].farewell = true;
+        let waiting = world.call(client, b"waits");
+        world.advance(Duration::from_secs(5));
+        let dials = world.backends[0].dials - 1;
+        assert!((5..=7).contains(&dials), "{dials}");
+        let out_for = world.splitter.describe(world.now)[0].endpoints[0].out_for;
+        assert_eq!(out_for, None, "its other connection is up");
+        world.backends[0].farewell = false;
+        world.advance(Duration::from_secs(2));
+        assert_eq!(world.runs(waiting), 1, "{:?}", world.outcome(waiting));
+    }
+}
+
 #[test]
 fn cancelled_calls_that_waited_cause_no_dials() {
     let mut world = narrow(1);
