@@ -195,6 +195,35 @@ fn waiting_call_goes_to_the_endpoint_that_replaces_a_failed_one() {
     assert!(world.is_ok(waiting), "{:?}", world.outcome(waiting));
 }
 
+#[test]
+fn waiting_calls_of_all_clients_go_to_an_endpoint_that_one_has_found_alive() {
+    let mut world = narrow(3);
+    world.per_connection = true;
+    world.backends[1].accepts = Some(false);
+    world.backends[2].accepts = Some(false);
+    world.backends[2].config.max_concurrent_streams = 100;
+    world.publish();
+    let clients = [world.client(), world.client()];
+    let mut waiting = Vec::new();
+    for client in clients {
+        for _ in 0..4 {
+            world.call(client, b"held");
+        }
+        waiting.extend((0..5).map(|_| world.call(client, b"waits")));
+    }
+    world.advance(Duration::from_mins(5));
+    world.backends[1].accepts = Some(true);
+    world.backends[2].accepts = Some(true);
+    while world.connections(1) + world.connections(2) == 0 {
+        world.advance(millis(100));
+    }
+    // One of them is back first; a dial in the background, for one client, finds the other.
+    world.advance(Duration::from_secs(1));
+    for call in waiting {
+        assert_eq!(world.runs(call), 1, "call {call}: {:?}", world.outcome(call));
+    }
+}
+
 /// A backend that takes no further connection ends it in good order, at once.
 #[test]
 fn endpoint_that_says_goodbye_to_further_connections_is_dialled_once_a_second() {
