@@ -32,7 +32,7 @@ impl Splitter {
         let Some(link) = self.link_mut(id) else { return };
         if link.timer.is_none_or(|timer| at < timer) {
             link.timer = Some(at);
-            self.timers.push(at, Owner::Conn(id));
+            self.push_timer(at, Owner::Conn(id));
         }
     }
 

@@ -84,7 +84,7 @@ impl Splitter {
             && group.timer.is_none_or(|timer| at < timer)
         {
             group.timer = Some(at);
-            self.timers.push(at, Owner::Group(key));
+            self.push_timer(at, Owner::Group(key));
         }
     }
 
