@@ -21,11 +21,8 @@ impl Splitter {
 
     /// The endpoint is connected; the connection is still in flight. What is known of it after failures is mended.
     pub fn opaque_connected(&mut self, now: Time, service: ServiceKey, endpoint: &Endpoint) {
-        if let Some((key, member)) = self.opaque_member(service, endpoint)
-            && let Some(group) = self.groups.get_mut(key)
-            && group.picker.connected(member, now)
-        {
-            self.plan_probes(now, key, ProbeBy::Pick);
+        if let Some((key, member)) = self.opaque_member(service, endpoint) {
+            self.endpoint_connected(now, key, member, ProbeBy::Pick);
         }
     }
 

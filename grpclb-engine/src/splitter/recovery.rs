@@ -8,8 +8,9 @@ use super::Splitter;
 use super::actions::ClientId;
 use super::arena::Key;
 use super::timers::Owner;
+use super::waiting::SOON;
 use crate::Time;
-use crate::balance::MemberKey;
+use crate::balance::{Member, MemberKey};
 
 /// An endpoint to be tried before its backoff is over.
 #[derive(Clone, Copy, Debug)]
@@ -29,8 +30,25 @@ pub(super) enum ProbeBy {
 }
 
 impl Splitter {
+    /// Notes that a connection to the endpoint is up. If the endpoint was out of the pick, the calls of all clients that wait
+    /// may have it dialled, and the others that are out may be worth a probe.
+    pub(super) fn endpoint_connected(&mut self, now: Time, group_key: Key, key: MemberKey, by: ProbeBy) {
+        let Some(group) = self.groups.get_mut(group_key) else {
+            return;
+        };
+        let was_out = |member: &Member| member.out_until(now).is_some();
+        let returns = group.picker.get(key).is_some_and(was_out);
+        let waits = group.waiting > 0;
+        if group.picker.connected(key, now) {
+            self.plan_probes(now, group_key, by);
+        }
+        if returns && waits {
+            self.arm_group_at(group_key, now + SOON);
+        }
+    }
+
     /// An endpoint is back: the others that are out are to be tried, each at a time of its own.
-    pub(super) fn plan_probes(&mut self, now: Time, group_key: Key, by: ProbeBy) {
+    fn plan_probes(&mut self, now: Time, group_key: Key, by: ProbeBy) {
         let Some(group) = self.groups.get_mut(group_key) else {
             return;
         };

@@ -10,7 +10,7 @@ use super::link::{CLOSE_PATIENCE, UpstreamState};
 use super::recovery::ProbeBy;
 use super::waiting::{After, SOON};
 use crate::Time;
-use crate::balance::{Member, MemberKey};
+use crate::balance::MemberKey;
 use crate::connection::{Cause, CloseReason, Event, PingKind, StreamKey, Tag};
 use crate::frame::ErrorCode;
 
@@ -189,20 +189,9 @@ impl Splitter {
         upstream.since = now;
         upstream.last_used = now;
         let pool_key = upstream.pool;
-        if let Some(pool) = self.pools.get(pool_key)
-            && let Some(group) = self.groups.get_mut(pool.group)
-        {
-            let (group_key, owner) = (pool.group, pool.owner);
-            let was_out = |member: &Member| member.out_until(now).is_some();
-            let returns = group.picker.get(pool.member).is_some_and(was_out);
-            let waits = group.waiting > 0;
-            if group.picker.connected(pool.member, now) {
-                self.plan_probes(now, group_key, ProbeBy::Dial(owner));
-            }
-            if returns && waits {
-                // Calls of other clients may have it dialled, too.
-                self.arm_group_at(group_key, now + SOON);
-            }
+        if let Some(pool) = self.pools.get(pool_key) {
+            let (group, member, by) = (pool.group, pool.member, ProbeBy::Dial(pool.owner));
+            self.endpoint_connected(now, group, member, by);
         }
         // `after_upstream` serves those that wait.
     }

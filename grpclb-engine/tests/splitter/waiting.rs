@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use grpclb_engine::connection;
 
-use crate::support::{Behaviour, World, millis};
+use crate::support::{Behaviour, SERVICE, World, millis};
 
 /// Backends that take one stream a connection, and hold it.
 fn narrow(backends: usize) -> World {
@@ -222,6 +222,24 @@ fn waiting_calls_of_all_clients_go_to_an_endpoint_that_one_has_found_alive() {
     for call in waiting {
         assert_eq!(world.runs(call), 1, "call {call}: {:?}", world.outcome(call));
     }
+}
+
+#[test]
+fn waiting_call_goes_to_an_endpoint_that_a_connection_without_http2_has_found_alive() {
+    let mut world = narrow(2);
+    world.backends[1].accepts = Some(false);
+    world.publish();
+    let client = world.client();
+    for _ in 0..4 {
+        world.call(client, b"held");
+    }
+    let waiting = world.call(client, b"waits");
+    world.advance(Duration::from_mins(5));
+    world.backends[1].accepts = Some(true);
+    let endpoint = world.backends[1].endpoint.clone();
+    world.splitter.opaque_connected(world.now, SERVICE, &endpoint);
+    world.advance(millis(10));
+    assert_eq!(world.runs(waiting), 1, "{:?}", world.outcome(waiting));
 }
 
 /// A backend that takes no further connection ends it in good order, at once.
