@@ -293,6 +293,7 @@ impl Collector {
             error: health.error.clone(),
             switched_off: health.switched_off.clone(),
             bad_values: health.bad_values,
+            undecodable_objects: health.undecodable_objects,
             in_force: self.delays.told(),
         }
     }

@@ -54,6 +54,8 @@ pub struct Health {
     pub switched_off: Option<String>,
     /// Values that were not understood, and left the default in force, since the start; a broken file is an `error` instead.
     pub bad_values: u64,
+    /// Times that an object of the source was skipped because it cannot be decoded, since the start.
+    pub undecodable_objects: u64,
 }
 
 /// A source at work. Dropped, it stops watching; both receivers then keep their last value.

@@ -111,6 +111,13 @@ pub const METRICS: &[Metric] = &[
         samples: |status, out| out.add(&[], status.source.bad_values as f64),
     },
     Metric {
+        name: "grpclb_undecodable_objects_total",
+        kind: Kind::Counter,
+        labels: &[],
+        help: "Times that an object of the API was skipped because it cannot be decoded.",
+        samples: |status, out| out.add(&[], status.source.undecodable_objects as f64),
+    },
+    Metric {
         name: "grpclb_kernel_attached",
         kind: Kind::Gauge,
         labels: &[],

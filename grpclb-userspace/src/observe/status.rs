@@ -82,6 +82,9 @@ pub struct Source {
     /// Labels and annotations that were not understood since the start; the defaults are in force.
     #[serde(default)]
     pub bad_values: u64,
+    /// Times that an object of the source was skipped because it cannot be decoded, since the start.
+    #[serde(default)]
+    pub undecodable_objects: u64,
     /// From when a change was read until the kernel and the workers had all of it; the first state is not among them.
     #[serde(default)]
     pub in_force: Histogram,

@@ -90,6 +90,7 @@ pub(super) fn watch(path: &Path) -> Result<Watch, super::Error> {
         error: None,
         switched_off: None,
         bad_values: 0,
+        undecodable_objects: 0,
     };
     let (desired_sender, desired) = watch::channel(first);
     let (health_sender, health) = watch::channel(health);

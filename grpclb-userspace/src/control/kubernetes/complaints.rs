@@ -3,15 +3,17 @@
 //! Of a bad value each agent would write the same Event. So it has a name that follows from the object, the key and the value: the first agent
 //! makes it, the others are told that it is there. They write at random times, and each at most one in [`PACE`].
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::api::{Api, Failure};
 use super::clock;
-use super::reflector::random_up_to;
+use super::limits::Limits;
+use super::reflector::{Kind, random_up_to};
 use super::state::Complaint;
+use super::wire::Undecodable;
 use crate::control::{PodEvent, PodEvents};
 
 /// Between two Events of one agent, at least; up to twice that.
@@ -72,6 +74,7 @@ impl From<PodEvent> for Report {
 #[derive(Debug)]
 pub(super) struct Writer {
     queue: mpsc::Sender<Report>,
+    skipped: Limits,
 }
 
 impl Writer {
@@ -79,7 +82,10 @@ impl Writer {
     pub(super) fn new(api: Api, node: String) -> Self {
         let (queue, waiting) = mpsc::channel(WAITING);
         tokio::spawn(write_all(api, node, waiting));
-        Self { queue }
+        Self {
+            queue,
+            skipped: Limits::default(),
+        }
     }
 
     /// Logs the complaint, and has an Event written of it if a pod of this node may use the object.
@@ -94,6 +100,21 @@ impl Writer {
         if concerns_this_node {
             // Full: the line in the log must do.
             let _full = self.queue.try_send(complaint.into());
+        }
+    }
+
+    /// Logs that an object was skipped, and why.
+    pub(super) fn tell_skipped(&mut self, kind: Kind, object: &Undecodable) {
+        let metadata = &object.metadata;
+        if let Some(suppressed) = self
+            .skipped
+            .admit(&metadata.namespace, &metadata.name, Instant::now())
+        {
+            tracing::warn!(
+                ?kind,
+                suppressed,
+                "an object that cannot be decoded is skipped, as if there were none: {object}"
+            );
         }
     }
 

@@ -4,7 +4,7 @@
 //! - [`reflector`]: follows one kind of object, whatever breaks;
 //! - [`state`] with [`table`] and [`names`]: what was told, and what follows from it;
 //! - [`services`], [`endpoints`], [`routes`], [`pods`], [`annotations`]: the rules, pure;
-//! - [`snapshot`]: the last state, for a start without the API server; [`complaints`]: bad values, told to people;
+//! - [`snapshot`]: the last state, for a start without the API server; [`complaints`]: bad values and the like, told to people, within [`limits`];
 //! - [`source`]: drives all of it.
 
 pub mod annotations;
@@ -13,6 +13,7 @@ pub mod causes;
 pub mod clock;
 mod complaints;
 mod endpoints;
+mod limits;
 mod names;
 mod pods;
 mod reflector;

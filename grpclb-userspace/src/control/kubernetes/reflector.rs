@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::api::{Api, Failure};
-use super::wire::{Event, Resource};
+use super::wire::{Event, ObjectMeta, Resource, Undecodable};
 use backoff::Backoff;
 pub(super) use backoff::random_up_to;
 
@@ -65,6 +65,8 @@ pub(super) enum Told<R> {
     Is(R),
     /// An object is no more: as it was last.
     Gone(R),
+    /// An object was skipped because it cannot be decoded. If its name can, [`Gone`](Self::Gone) precedes.
+    Skipped(Box<Undecodable>),
     /// The list was whole: what it did not have is no more.
     Listed,
     /// The server confirms: this is still all there is.
@@ -182,17 +184,23 @@ impl<R: Resource, M: Send + 'static> Reflector<R, M> {
         let heard = if listing { Told::Listing } else { Told::Confirmed };
         self.tell(heard).await?;
         let mut input = BytesMut::new();
+        let mut position = 0;
         while let Some(piece) = answer.next(SILENCE).await? {
             input.extend_from_slice(&piece);
             while let Some(event) = R::next_event(&mut input).map_err(Failure::from)? {
+                position += 1;
                 match event {
                     Event::Applied(object) => {
-                        advance(version, &object, listing);
+                        advance(version, object.metadata(), listing);
                         self.tell(Told::Is(object)).await?;
                     }
                     Event::Deleted(object) => {
-                        advance(version, &object, listing);
+                        advance(version, object.metadata(), listing);
                         self.tell(Told::Gone(object)).await?;
+                    }
+                    Event::Undecodable(object) => {
+                        advance(version, &object.metadata, listing);
+                        self.skip(object, position).await?;
                     }
                     Event::Bookmark {
                         version: reached,
@@ -229,8 +237,11 @@ impl<R: Resource, M: Send + 'static> Reflector<R, M> {
                 .get(&self.path(&query), self.collection.accept_list)
                 .await?;
             let (metadata, page) = R::list(answer.whole().await?).map_err(Failure::from)?;
-            for object in page {
-                self.tell(Told::Is(object)).await?;
+            for (object, position) in page.into_iter().zip(1..) {
+                match object {
+                    Ok(object) => self.tell(Told::Is(object)).await?,
+                    Err(object) => self.skip(object, position).await?,
+                }
             }
             if metadata.next.is_empty() {
                 self.tell(Told::Listed).await?;
@@ -239,6 +250,16 @@ impl<R: Resource, M: Send + 'static> Reflector<R, M> {
             }
             next = format!("&continue={}", escaped(&metadata.next));
         }
+    }
+
+    /// Passes over an object that cannot be decoded: what was known of it is no longer so.
+    async fn skip(&self, mut object: Box<Undecodable>, position: u64) -> Result<(), Unheard> {
+        object.position = position;
+        if !object.metadata.name.is_empty() {
+            let gone = R::from_metadata(object.metadata.clone());
+            self.tell(Told::Gone(gone)).await?;
+        }
+        self.tell(Told::Skipped(object)).await
     }
 
     fn path(&self, query: &str) -> String {
@@ -252,9 +273,10 @@ impl<R: Resource, M: Send + 'static> Reflector<R, M> {
 }
 
 /// Notes how far a watch has come. While a list is streamed its objects come in no order: only its end says how far it is.
-fn advance<R: Resource>(version: &mut String, object: &R, listing: bool) {
-    if !listing {
-        version.clone_from(&object.metadata().resource_version);
+/// An object whose version cannot be read leaves the watch where it was: it is sent again if the watch breaks here.
+fn advance(version: &mut String, metadata: &ObjectMeta, listing: bool) {
+    if !listing && !metadata.resource_version.is_empty() {
+        version.clone_from(&metadata.resource_version);
     }
 }
 
@@ -272,14 +294,4 @@ pub(super) fn escaped(value: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_has_a_meaning_in_a_query_is_escaped() {
-        assert_eq!(
-            escaped("!service.kubernetes.io/headless,a=b c"),
-            "%21service.kubernetes.io%2Fheadless%2Ca%3Db%20c"
-        );
-    }
-}
+mod tests;

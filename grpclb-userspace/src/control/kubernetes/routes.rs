@@ -92,7 +92,7 @@ impl OfKind {
                 }
             }
             Told::Failed(_) => self.failed = true,
-            Told::Confirmed => {}
+            Told::Skipped(_) | Told::Confirmed => {}
         }
         touched
     }

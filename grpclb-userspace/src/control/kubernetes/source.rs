@@ -87,6 +87,7 @@ pub(super) fn start(options: &Options, api: Api) -> Watch {
         error: None,
         switched_off: None,
         bad_values: 0,
+        undecodable_objects: 0,
     };
     let (desired_sender, desired) = watch::channel(Arc::default());
     let (health_sender, health) = watch::channel(health);
@@ -229,8 +230,12 @@ impl Source {
         }
     }
 
-    /// Notes whether the API server answers.
+    /// Notes whether the API server answers, and objects that were skipped.
     fn hear(&mut self, news: &News) {
+        if let Some((kind, object)) = news.skipped() {
+            self.health.send_modify(|health| health.undecodable_objects += 1);
+            self.complaints.tell_skipped(kind, object);
+        }
         let (kind, heard) = news.heard();
         let known = self.failing.remove(&kind);
         match (&known, heard) {

@@ -177,7 +177,7 @@ impl State {
                     self.know_node(None, None);
                 }
             }
-            Told::Is(_) | Told::Gone(_) | Told::Confirmed | Told::Failed(_) => {}
+            Told::Is(_) | Told::Gone(_) | Told::Skipped(_) | Told::Confirmed | Told::Failed(_) => {}
         }
     }
 
@@ -225,7 +225,7 @@ impl State {
                 }
                 self.pods_undecided = true;
             }
-            Told::Confirmed | Told::Failed(_) => {}
+            Told::Skipped(_) | Told::Confirmed | Told::Failed(_) => {}
         }
     }
 
@@ -255,7 +255,7 @@ impl State {
                 self.pods.listed();
                 self.pods_undecided = true;
             }
-            Told::Confirmed | Told::Failed(_) => {}
+            Told::Skipped(_) | Told::Confirmed | Told::Failed(_) => {}
         }
     }
 
@@ -281,7 +281,7 @@ impl State {
                 let gone = self.services.listed();
                 self.undecided.extend(gone.into_iter().map(|(key, _)| key));
             }
-            Told::Confirmed | Told::Failed(_) => {}
+            Told::Skipped(_) | Told::Confirmed | Told::Failed(_) => {}
         }
     }
 
@@ -300,7 +300,7 @@ impl State {
                     self.disown(&key, &owned.service);
                 }
             }
-            Told::Confirmed | Told::Failed(_) => {}
+            Told::Skipped(_) | Told::Confirmed | Told::Failed(_) => {}
         }
     }
 

@@ -9,11 +9,13 @@
 //! object has it again.
 
 pub(super) mod json;
+mod undecodable;
 
 use std::collections::BTreeMap;
 
 use bytes::{Buf, Bytes, BytesMut};
 use prost::Message;
+pub(super) use undecodable::Undecodable;
 
 /// `Accept` of a whole object, of a list of them, and of a watch.
 pub(super) const ACCEPT: &str = "application/vnd.kubernetes.protobuf";
@@ -48,22 +50,38 @@ pub(super) enum Error {
 pub(super) trait Resource: Sized + Send + 'static {
     fn metadata(&self) -> &ObjectMeta;
 
-    /// A page of a list.
-    fn list(bytes: Bytes) -> Result<(ListMeta, Vec<Self>), Error>;
+    /// Returns an object that has these metadata and nothing else.
+    fn from_metadata(metadata: ObjectMeta) -> Self;
 
-    /// Takes the next event off what has come of a watch; `None` until it is there as a whole.
+    /// Decodes a page of a list. An object of it that cannot be decoded does not keep the others back.
+    ///
+    /// # Errors
+    /// The page itself cannot be decoded.
+    fn list(bytes: Bytes) -> Result<Page<Self>, Error>;
+
+    /// Takes the next event off the bytes received of a watch; `None` until all of its bytes are there.
+    ///
+    /// # Errors
+    /// The event itself cannot be decoded. An object that cannot be is [`Event::Undecodable`].
     fn next_event(input: &mut BytesMut) -> Result<Option<Event<Self>>, Error>;
 }
+
+/// A page of a list: its metadata and its objects, in the server's order.
+pub(super) type Page<R> = (ListMeta, Vec<Result<R, Box<Undecodable>>>);
 
 /// Takes an object out of its envelope.
 pub(super) fn object<T: Message + Default>(bytes: Bytes) -> Result<T, Error> {
     Ok(T::decode(unwrap(bytes)?)?)
 }
 
-fn list<T: Message + Default>(bytes: Bytes) -> Result<(ListMeta, Vec<T>), Error> {
+fn list<T: Message + Default>(bytes: Bytes) -> Result<Page<T>, Error> {
     let list: List = object(bytes)?;
-    let items = list.items.into_iter().map(T::decode).collect::<Result<_, _>>()?;
+    let items = list.items.into_iter().map(decoded).collect();
     Ok((list.metadata.unwrap_or_default(), items))
+}
+
+fn decoded<T: Message + Default>(bytes: Bytes) -> Result<T, Box<Undecodable>> {
+    T::decode(bytes.clone()).map_err(|error| Undecodable::protobuf(bytes, error))
 }
 
 fn unwrap(mut bytes: Bytes) -> Result<Bytes, Error> {
@@ -90,8 +108,8 @@ fn next_event<T: Message + Default>(input: &mut BytesMut) -> Result<Option<Event
     let event = WatchEvent::decode(input.split_to(length).freeze())?;
     let raw = event.object.unwrap_or_default().raw;
     Ok(Some(match &*event.kind {
-        b"ADDED" | b"MODIFIED" => Event::Applied(object(raw)?),
-        b"DELETED" => Event::Deleted(object(raw)?),
+        b"ADDED" | b"MODIFIED" => decoded(unwrap(raw)?).map_or_else(Event::Undecodable, Event::Applied),
+        b"DELETED" => decoded(unwrap(raw)?).map_or_else(Event::Undecodable, Event::Deleted),
         b"BOOKMARK" => {
             // Of whatever kind it is: only the metadata are set.
             let bookmark = object::<PartialObjectMetadata>(raw)?.metadata.unwrap_or_default();
@@ -109,6 +127,8 @@ fn next_event<T: Message + Default>(input: &mut BytesMut) -> Result<Option<Event
 pub(super) enum Event<T> {
     Applied(T),
     Deleted(T),
+    /// An object that was added, changed or deleted, and that cannot be decoded.
+    Undecodable(Box<Undecodable>),
     /// Everything up to here was told.
     Bookmark {
         version: String,
@@ -383,7 +403,13 @@ macro_rules! resources {
                 self.metadata.as_ref().unwrap_or(&NO_METADATA)
             }
 
-            fn list(bytes: Bytes) -> Result<(ListMeta, Vec<Self>), Error> {
+            fn from_metadata(metadata: ObjectMeta) -> Self {
+                let mut object = Self::default();
+                object.metadata.replace(metadata);
+                object
+            }
+
+            fn list(bytes: Bytes) -> Result<Page<Self>, Error> {
                 list(bytes)
             }
 

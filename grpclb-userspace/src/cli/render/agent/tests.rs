@@ -37,6 +37,7 @@ fn example() -> Status {
             error: None,
             switched_off: None,
             bad_values: 0,
+            undecodable_objects: 0,
             in_force: Histogram::default(),
         },
         kernel: Kernel {

@@ -16,6 +16,24 @@ pub(in super::super) enum News {
 }
 
 impl News {
+    /// Returns the object that was skipped, if that is what is told, and its kind.
+    pub(in super::super) fn skipped(&self) -> Option<(Kind, &wire::Undecodable)> {
+        fn of<R>(told: &Told<R>) -> Option<&wire::Undecodable> {
+            match told {
+                Told::Skipped(object) => Some(object),
+                _ => None,
+            }
+        }
+        let object = match self {
+            Self::Namespace(told) | Self::Node(told) => of(told),
+            Self::Pod(told) => of(told),
+            Self::Service(told) => of(told),
+            Self::Slice(told) => of(told),
+            Self::GrpcRoute(told) | Self::HttpRoute(told) => of(told),
+        };
+        object.map(|object| (self.heard().0, object))
+    }
+
     /// Which collection it is of, and whether it was heard of at all: an error, or that all is well.
     pub(in super::super) fn heard(&self) -> (Kind, Result<(), &str>) {
         fn of<R>(kind: Kind, told: &Told<R>) -> (Kind, Result<(), &str>) {

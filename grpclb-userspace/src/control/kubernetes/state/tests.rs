@@ -349,7 +349,11 @@ fn a_route_takes_its_parents_away_and_gives_them_back_when_it_goes() {
     let route = || {
         let route = r#"{"items": [{"metadata": {"name": "split", "namespace": "shop"},
             "spec": {"parentRefs": [{"group": "", "kind": "Service", "name": "cart"}]}}]}"#;
-        wire::json::Route::list(route.into()).unwrap().1.remove(0)
+        wire::json::Route::list(route.into())
+            .unwrap()
+            .1
+            .remove(0)
+            .unwrap()
     };
     state.take_up(News::HttpRoute(Told::Is(route())));
     assert!(state.settle());
@@ -362,4 +366,19 @@ fn a_route_takes_its_parents_away_and_gives_them_back_when_it_goes() {
     state.take_up(News::HttpRoute(Told::Gone(route())));
     assert!(state.settle());
     assert_eq!(endpoints(&state), ["10.0.0.1"]);
+}
+
+#[test]
+fn object_that_became_undecodable_is_forgotten_and_others_stay() {
+    let mut state = settled();
+    // As the reflector tells it.
+    state.take_up(News::Service(Told::Gone(wire::Service::from_metadata(metadata(
+        "shop",
+        "cart",
+        &[],
+    )))));
+    state.take_up(News::Service(Told::Is(service("other"))));
+    assert!(state.settle());
+    let services: Vec<&str> = state.desired().services.keys().map(|id| &**id).collect();
+    assert_eq!(services, ["shop/other:80"]);
 }

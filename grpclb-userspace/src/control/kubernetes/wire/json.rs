@@ -2,13 +2,17 @@
 //!
 //! A watch is a row of lines, each `{"type": …, "object": …}`.
 
+mod values;
+
 use std::collections::BTreeMap;
 
 use bytes::{Bytes, BytesMut};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::{Error, Event, INITIAL_EVENTS_END, ListMeta, MAX_FRAME, ObjectMeta, Resource, Status};
+use super::{
+    Error, Event, INITIAL_EVENTS_END, ListMeta, MAX_FRAME, ObjectMeta, Page, Resource, Status, Undecodable,
+};
 
 pub(in super::super) const ACCEPT: &str = "application/json";
 
@@ -41,13 +45,28 @@ impl Resource for Route {
         &self.metadata
     }
 
-    fn list(bytes: Bytes) -> Result<(ListMeta, Vec<Self>), Error> {
-        let list: List = parse(&bytes)?;
+    fn from_metadata(metadata: ObjectMeta) -> Self {
+        Self {
+            metadata,
+            parents: Vec::new(),
+        }
+    }
+
+    fn list(bytes: Bytes) -> Result<Page<Self>, Error> {
+        let Outline { metadata } = parse(&bytes)?;
         let metadata = ListMeta {
-            resource_version: list.metadata.resource_version,
-            next: list.metadata.next,
+            resource_version: metadata.resource_version,
+            next: metadata.next,
         };
-        Ok((metadata, list.items.into_iter().map(Object::into_route).collect()))
+        let items = match parse::<List>(&bytes) {
+            Ok(list) => list
+                .items
+                .into_iter()
+                .map(|object| Ok(object.into_route()))
+                .collect(),
+            Err(cause) => values::items(&bytes).ok_or(cause)?.map(route).collect(),
+        };
+        Ok((metadata, items))
     }
 
     fn next_event(input: &mut BytesMut) -> Result<Option<Event<Self>>, Error> {
@@ -59,7 +78,10 @@ impl Resource for Route {
             };
         };
         let line = input.split_to(end + 1);
-        let event: WatchEvent = parse(&line)?;
+        let event: WatchEvent = match parse(&line) {
+            Ok(event) => event,
+            Err(cause) => return undecodable(&line, cause).map(Some),
+        };
         let object = event.object;
         Ok(Some(match event.kind.as_str() {
             "ADDED" | "MODIFIED" => Event::Applied(object.into_route()),
@@ -77,15 +99,47 @@ impl Resource for Route {
     }
 }
 
+/// Decodes a route on its own.
+fn route(object: &[u8]) -> Result<Route, Box<Undecodable>> {
+    match serde_json::from_slice::<Object>(object) {
+        Ok(object) => Ok(object.into_route()),
+        Err(cause) => Err(Undecodable::json(object, cause)),
+    }
+}
+
+/// Returns the event of a line that cannot be decoded as a whole: of an object, if nothing else is wrong with it.
+fn undecodable(line: &[u8], cause: Error) -> Result<Event<Route>, Error> {
+    let Kind { kind } = parse(line)?;
+    match (kind.as_str(), values::member(line, "object")) {
+        ("ADDED" | "MODIFIED" | "DELETED", Some(object)) => match route(object) {
+            Err(undecodable) => Ok(Event::Undecodable(undecodable)),
+            Ok(_) => Err(cause),
+        },
+        _ => Err(cause),
+    }
+}
+
 fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Error> {
     serde_json::from_slice(bytes).map_err(Error::Json)
 }
 
+/// A list without its objects.
 #[derive(Deserialize)]
-struct List {
+struct Outline {
     #[serde(default)]
     metadata: Metadata,
+}
+
+#[derive(Deserialize)]
+struct List {
     items: Vec<Object>,
+}
+
+/// An event without its object.
+#[derive(Deserialize)]
+struct Kind {
+    #[serde(rename = "type")]
+    kind: String,
 }
 
 #[derive(Deserialize)]
@@ -159,6 +213,7 @@ mod tests {
         let list = format!(r#"{{"metadata":{{"resourceVersion":"9","continue":"c"}},"items":[{ROUTE}]}}"#);
         let (metadata, routes) = Route::list(list.into()).unwrap();
         assert_eq!((&*metadata.resource_version, &*metadata.next), ("9", "c"));
+        let routes: Vec<Route> = routes.into_iter().map(Result::unwrap).collect();
         let services: Vec<bool> = routes[0].parents.iter().map(Parent::is_service).collect();
         assert_eq!(services, [true, false]);
         assert_eq!(routes[0].metadata().namespace, "shop");
@@ -181,10 +236,71 @@ mod tests {
                     Event::Applied(route) => route.metadata().name.clone(),
                     Event::Bookmark { version, ends_list } => format!("{version} {ends_list}"),
                     Event::Error(status) => status.code.to_string(),
-                    Event::Deleted(_) => "deleted".to_owned(),
+                    Event::Deleted(_) | Event::Undecodable(_) => "other".to_owned(),
                 });
             }
         }
         assert_eq!(seen, ["split", "8 true", "410"]);
+    }
+
+    /// Routes that cannot be decoded, each with the name by which it is told.
+    fn undecodable() -> Vec<(Vec<u8>, &'static str)> {
+        let specs = [
+            r#"{"parentRefs":[{"name":7}]}"#,
+            r#"{"parentRefs":[{"name":"\ud800"}]}"#,
+            r#"{"parentRefs":[{"name":1e999}]}"#,
+            "7",
+        ];
+        let route = |spec: &[u8]| {
+            let metadata =
+                br#"{"metadata":{"name":"split","namespace":"shop","resourceVersion":"42"},"spec":"#;
+            [metadata, spec, b"}"].concat()
+        };
+        let deep = [
+            &br#"{"parentRefs":[{"name":"#[..],
+            &[b'['; 1_000],
+            &[b']'; 1_000],
+            b"}]}",
+        ]
+        .concat();
+        let not_utf8 = br#"{"parentRefs":[{"name":"#.iter().chain(b"\"\xff\"}]}").copied();
+        let mut all: Vec<_> = specs
+            .iter()
+            .map(|spec| (route(spec.as_bytes()), "shop/split"))
+            .collect();
+        all.push((route(&deep), "shop/split"));
+        all.push((route(&not_utf8.collect::<Vec<_>>()), "shop/split"));
+        all.push((br#"{"metadata":{"name":["x"]}}"#.to_vec(), "object 0"));
+        all
+    }
+
+    #[test]
+    fn list_and_watch_skip_routes_that_cannot_be_decoded() {
+        for (object, name) in undecodable() {
+            let good = ROUTE.replace('\n', " ");
+            let list = [
+                &br#"{"metadata":{"resourceVersion":"9"},"items":["#[..],
+                &object,
+                b",",
+                good.as_bytes(),
+                b"]}",
+            ]
+            .concat();
+            let (metadata, routes) = Route::list(list.into()).unwrap();
+            assert_eq!(metadata.resource_version, "9");
+            let skipped = routes[0].as_ref().unwrap_err().to_string();
+            assert!(skipped.starts_with(&format!("{name}: ")), "{skipped}");
+            assert_eq!(routes[1].as_ref().unwrap().parents.len(), 2);
+
+            let line = [&br#"{"type":"MODIFIED","object":"#[..], &object, b"}\n"].concat();
+            let event = Route::next_event(&mut BytesMut::from(&line[..])).unwrap();
+            let Some(Event::Undecodable(undecodable)) = event else {
+                panic!("{event:?}");
+            };
+            assert!(
+                undecodable.to_string().starts_with(&format!("{name}: ")),
+                "{undecodable}"
+            );
+        }
     }
 }
