@@ -211,6 +211,23 @@ fn every_limit_is_described() {
 }
 
 #[test]
+fn agent_may_create_events_and_change_nothing_else() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    for file in [
+        "deploy/kustomize/base/rbac.yaml",
+        "deploy/helm/grpclb/templates/rbac.yaml",
+    ] {
+        let text = std::fs::read_to_string(root.join(file)).unwrap();
+        let rules: Vec<&str> = text.lines().map(str::trim).collect();
+        let changing: Vec<_> = rules
+            .windows(2)
+            .filter(|pair| pair[1].starts_with("verbs:") && pair[1] != "verbs: [get, list, watch]")
+            .collect();
+        assert_eq!(changing, [["resources: [events]", "verbs: [create]"]], "{file}");
+    }
+}
+
+#[test]
 fn the_examples_on_the_page_and_in_deploy_are_valid_and_show_every_key() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let mut examples = 0;

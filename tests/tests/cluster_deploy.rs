@@ -168,7 +168,7 @@ fn the_agents_token_can_do_what_is_listed_and_nothing_else() {
         own,
         [
             "endpointslices.discovery.k8s.io [] [] [get list watch]",
-            "events [] [] [create patch]",
+            "events [] [] [create]",
             "grpcroutes.gateway.networking.k8s.io [] [] [get list watch]",
             "httproutes.gateway.networking.k8s.io [] [] [get list watch]",
             "namespaces [] [] [get list watch]",
