@@ -36,22 +36,53 @@ const DEFAULT_SUBSET: usize = 20;
 /// Connections a second and pod of a wish to adopt that names no rate.
 const DEFAULT_RATE: u32 = 10;
 
-/// A value under `grpclb.io/` that is not understood.
+/// Characters of the name of a request to adopt, at most: the agent keeps it, and says it in its status.
+const MAX_REQUEST: usize = 128;
+/// Characters of a value that are shown to people. A value may have 256 KiB.
+const MAX_SHOWN: usize = 64;
+
+/// A value under `grpclb.io/` that is not understood. It keeps the beginning of the value, and a hash of all of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct BadValue {
     pub(super) key: String,
-    pub(super) value: String,
-    pub(super) expected: &'static str,
+    /// At most [`MAX_SHOWN`] characters.
+    shown: String,
+    /// More follows.
+    cut: bool,
+    expected: &'static str,
+    hash: u32,
+}
+
+impl BadValue {
+    pub(super) fn new(key: &str, value: &str, expected: &'static str) -> Self {
+        let mut hash = crc32fast::Hasher::new();
+        hash.update(key.as_bytes());
+        hash.update(&[0]);
+        hash.update(value.as_bytes());
+        let end = value.char_indices().nth(MAX_SHOWN).map(|(end, _)| end);
+        Self {
+            key: key.to_owned(),
+            shown: value[..end.unwrap_or(value.len())].to_owned(),
+            cut: end.is_some(),
+            expected,
+            hash: hash.finalize(),
+        }
+    }
+
+    /// Returns a hash of the key and the whole value. It is the same on every node.
+    pub(super) fn hash(&self) -> u32 {
+        self.hash
+    }
 }
 
 impl fmt::Display for BadValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // At most 253 and 256 KiB long: enough of the value to find it by.
-        let value: String = self.value.chars().take(60).collect();
+        let (key, shown) = (self.key.escape_debug(), &self.shown);
+        let more = if self.cut { "…" } else { "" };
         write!(
             f,
-            "{}: {value:?} is not understood and has no effect: expected {}",
-            self.key, self.expected
+            "{key}: {shown:?}{more} is not understood and has no effect: expected {}",
+            self.expected
         )
     }
 }
@@ -109,7 +140,7 @@ pub(super) fn pod(metadata: &ObjectMeta, bad: &mut Vec<BadValue>) -> PodSettings
         accelerate: read.annotation(ACCELERATE, BOOLEAN, boolean),
         adopt: read.annotation(
             ADOPT,
-            "a name for this request, and perhaps a rate: 2026-11-21T12:00:00Z,rate=10",
+            "a name of at most 128 characters for this request, and perhaps a rate: 2026-11-21T12:00:00Z,rate=10",
             adopt,
         ),
     }
@@ -156,11 +187,7 @@ impl Reader<'_> {
     ) -> Option<T> {
         let value = parse(written);
         if value.is_none() {
-            self.bad.push(BadValue {
-                key: key.to_owned(),
-                value: written.to_owned(),
-                expected,
-            });
+            self.bad.push(BadValue::new(key, written, expected));
         }
         value
     }
@@ -177,7 +204,8 @@ fn adopt(value: &str) -> Option<Adopt> {
         Some((request, rate)) => (request, rate.parse().ok()?),
         None => (value, DEFAULT_RATE),
     };
-    (!request.is_empty() && !request.contains(',') && rate > 0).then(|| Adopt {
+    let length = 1..=MAX_REQUEST;
+    (length.contains(&request.chars().count()) && !request.contains(',') && rate > 0).then(|| Adopt {
         request: request.into(),
         rate,
     })
@@ -193,11 +221,7 @@ fn unknown(metadata: &ObjectMeta, labels: &[&str], annotations: &[&str], bad: &m
             } else {
                 "no label of this name here"
             };
-            bad.push(BadValue {
-                key: key.clone(),
-                value: value.clone(),
-                expected,
-            });
+            bad.push(BadValue::new(key, value, expected));
         }
     }
     for (key, value) in &metadata.annotations {
@@ -207,11 +231,7 @@ fn unknown(metadata: &ObjectMeta, labels: &[&str], annotations: &[&str], bad: &m
             } else {
                 "no annotation of this name here"
             };
-            bad.push(BadValue {
-                key: key.clone(),
-                value: value.clone(),
-                expected,
-            });
+            bad.push(BadValue::new(key, value, expected));
         }
     }
 }
@@ -284,6 +304,22 @@ mod tests {
     }
 
     #[test]
+    fn bad_value_keeps_little_of_a_large_value_and_shows_no_control_characters() {
+        let value = |end| format!("\x1b[2J\n{}{end}", "é".repeat(100_000));
+        let bad = BadValue::new(POLICY, &value("a"), "random");
+        assert!(bad.shown.len() + bad.key.len() < 200);
+        let shown = bad.to_string();
+        assert!(
+            shown.starts_with(r#"grpclb.io/policy: "\u{1b}[2J\nééé"#),
+            "{shown}"
+        );
+        assert!(shown.contains("é\"… is not understood"), "{shown}");
+        assert!(!shown.contains(char::is_control));
+        assert_ne!(bad.hash(), BadValue::new(POLICY, &value("b"), "random").hash());
+        assert_ne!(bad.hash(), BadValue::new(SUBSET, &value("a"), "random").hash());
+    }
+
+    #[test]
     fn a_key_that_is_misspelt_or_misplaced_is_told() {
         let metadata = metadata(
             &[(POLICY, "random")],
@@ -312,7 +348,7 @@ mod tests {
         let found = wish("2026-11-21T12:00:00Z,rate=50").unwrap();
         assert_eq!((&*found.request, found.rate), ("2026-11-21T12:00:00Z", 50));
         assert_eq!(wish("a").unwrap().rate, DEFAULT_RATE);
-        for bad in ["", ",rate=1", "a,rate=0", "a,rate=x", "a,b"] {
+        for bad in ["", ",rate=1", "a,rate=0", "a,rate=x", "a,b", &"a".repeat(129)] {
             assert_eq!(wish(bad), None, "{bad}");
         }
     }

@@ -38,7 +38,7 @@ pub(in crate::control) struct Report {
     reason: &'static str,
     message: String,
     /// Tells the Event's name from those of other Events on the object. `None` for the time at which it is written.
-    identity: Option<[String; 2]>,
+    identity: Option<u32>,
 }
 
 impl From<Complaint> for Report {
@@ -50,7 +50,7 @@ impl From<Complaint> for Report {
             uid: complaint.uid,
             reason: "BadValue",
             message: complaint.bad.to_string(),
-            identity: Some([complaint.bad.key, complaint.bad.value]),
+            identity: Some(complaint.bad.hash()),
         }
     }
 }
@@ -74,6 +74,7 @@ impl From<PodEvent> for Report {
 #[derive(Debug)]
 pub(super) struct Writer {
     queue: mpsc::Sender<Report>,
+    bad_values: Limits,
     skipped: Limits,
 }
 
@@ -84,16 +85,21 @@ impl Writer {
         tokio::spawn(write_all(api, node, waiting));
         Self {
             queue,
+            bad_values: Limits::default(),
             skipped: Limits::default(),
         }
     }
 
-    /// Logs the complaint, and has an Event written of it if a pod of this node may use the object.
-    pub(super) fn tell(&self, complaint: Complaint, concerns_this_node: bool) {
+    /// Logs the complaint, and has an Event written of it if a pod of this node may use the object; within limits.
+    pub(super) fn tell(&mut self, complaint: Complaint, concerns_this_node: bool, now: Instant) {
+        let Some(suppressed) = self.bad_values.admit(&complaint.namespace, &complaint.name, now) else {
+            return;
+        };
         tracing::warn!(
             kind = complaint.kind,
             namespace = complaint.namespace,
             name = complaint.name,
+            suppressed,
             "{}",
             complaint.bad
         );
@@ -145,13 +151,15 @@ fn event(report: &Report, node: &str, now: SystemTime) -> (String, serde_json::V
     };
     let now = clock::rfc3339(now);
     let mut hash = crc32fast::Hasher::new();
-    let [first, second] = match &report.identity {
-        Some([first, second]) => [&**first, &**second],
-        None => [report.reason, &*now],
-    };
-    for part in [&*report.uid, first, second] {
-        hash.update(part.as_bytes());
-        hash.update(&[0]);
+    hash.update(report.uid.as_bytes());
+    match report.identity {
+        Some(identity) => hash.update(&identity.to_be_bytes()),
+        None => {
+            for part in [report.reason, &*now] {
+                hash.update(&[0]);
+                hash.update(part.as_bytes());
+            }
+        }
     }
     let object: String = report.name.chars().take(MAX_NAME).collect();
     let event = json!({
@@ -187,11 +195,7 @@ mod tests {
             namespace: namespace.to_owned(),
             name: "cart".to_owned(),
             uid: "uid".to_owned(),
-            bad: BadValue {
-                key: "grpclb.io/policy".to_owned(),
-                value: value.to_owned(),
-                expected: "random",
-            },
+            bad: BadValue::new("grpclb.io/policy", value, "random"),
         }
     }
 
@@ -203,6 +207,24 @@ mod tests {
         };
         assert_eq!(name("a", "node1"), name("a", "node2"));
         assert_ne!(name("a", "node1"), name("b", "node1"));
+    }
+
+    #[test]
+    fn tell_reports_few_of_the_bad_values_of_one_object() {
+        let (queue, mut waiting) = mpsc::channel(WAITING);
+        let mut writer = Writer {
+            queue,
+            bad_values: Limits::default(),
+            skipped: Limits::default(),
+        };
+        let now = Instant::now();
+        for update in 0..3_000 {
+            writer.tell(complaint(&update.to_string(), "shop"), true, now);
+        }
+        writer.tell(complaint("a", "other"), true, now);
+        let reports = std::iter::from_fn(|| waiting.try_recv().ok());
+        let namespaces: Vec<String> = reports.map(|report| report.namespace).collect();
+        assert_eq!(namespaces, ["shop", "shop", "shop", "shop", "other"]);
     }
 
     #[test]

@@ -344,15 +344,14 @@ impl Source {
 
     /// Tells of bad values that were seen since.
     fn complain(&mut self) {
-        let complaints = self.state.take_complaints();
-        if complaints.is_empty() {
+        let (found, complaints) = self.state.take_complaints();
+        if found == 0 {
             return;
         }
-        self.health
-            .send_modify(|health| health.bad_values += complaints.len() as u64);
+        self.health.send_modify(|health| health.bad_values += found);
         for complaint in complaints {
             let concerned = self.state.concerns_this_node(&complaint);
-            self.complaints.tell(complaint, concerned);
+            self.complaints.tell(complaint, concerned, Instant::now());
         }
     }
 

@@ -3,13 +3,14 @@
 //! A change costs what it touches: a slice that changes has its one Service decided anew, a pod's label the pods of this
 //! node. What is decided is compared with what was, so that nothing is told twice.
 
+mod bad_values;
 mod judge;
 mod news;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use super::annotations::{self, BadValue};
+use super::annotations;
 use super::endpoints::{Place, Slice};
 use super::names::Names;
 use super::pods::{Namespace, Pod};
@@ -20,24 +21,13 @@ use super::table::{Put, Table};
 use super::wire;
 use super::wire::Resource;
 use crate::model::{Desired, PodLeftAlone, ServiceId};
+use bad_values::BadValues;
+pub(super) use bad_values::Complaint;
 pub(super) use news::News;
 
 /// Which Service a slice belongs to.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const ZONE: &str = "topology.kubernetes.io/zone";
-/// Bad values that are remembered as told. More than that, and some are told again.
-const MAX_TOLD: usize = 10_000;
-
-/// A bad value, and on which object it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Complaint {
-    pub(super) kind: &'static str,
-    /// Empty for what is in no namespace.
-    pub(super) namespace: String,
-    pub(super) name: String,
-    pub(super) uid: String,
-    pub(super) bad: BadValue,
-}
 
 /// What is known.
 #[derive(Debug)]
@@ -61,9 +51,7 @@ pub(super) struct State {
     undecided: HashSet<Arc<str>>,
     pods_undecided: bool,
     desired: Desired,
-    complaints: Vec<Complaint>,
-    /// Of each object (by UID) the keys and values that were complained of.
-    complained: HashSet<(String, String, String)>,
+    bad_values: BadValues,
 }
 
 /// The slices of one Service, by name; mostly there is one.
@@ -101,8 +89,7 @@ impl State {
             undecided: HashSet::new(),
             pods_undecided: true,
             desired: Desired::default(),
-            complaints: Vec::new(),
-            complained: HashSet::new(),
+            bad_values: BadValues::default(),
         }
     }
 
@@ -121,9 +108,9 @@ impl State {
         self.services.is_whole() && self.slices.is_whole() && self.routes.are_known()
     }
 
-    /// Bad values that were not told before.
-    pub(super) fn take_complaints(&mut self) -> Vec<Complaint> {
-        std::mem::take(&mut self.complaints)
+    /// Returns how many bad values were found since the last call, and those of them that are to be reported.
+    pub(super) fn take_complaints(&mut self) -> (u64, Vec<Complaint>) {
+        self.bad_values.take()
     }
 
     /// Whether a pod of this node may use the object.
@@ -151,6 +138,7 @@ impl State {
     /// Forgets all Services: nobody follows them any more.
     pub(super) fn forget_services(&mut self) {
         self.services = Table::default();
+        self.bad_values.forget_all("Service");
         self.slices = Table::default();
         self.slices_of = HashMap::new();
         self.routes = Routes::default();
@@ -168,7 +156,7 @@ impl State {
                 self.nodes.put(&Arc::clone(&self.node), ());
                 let mut bad = Vec::new();
                 let enabled = annotations::node(metadata, &mut bad);
-                self.complain("Node", metadata, bad);
+                self.bad_values.note("Node", metadata, &bad);
                 let zone = metadata.label(ZONE).map(|zone| self.names.get(zone));
                 self.know_node(enabled, zone);
             }
@@ -202,7 +190,7 @@ impl State {
                 let metadata = object.metadata();
                 let mut bad = Vec::new();
                 let namespace = Namespace::new(metadata, &mut self.names, &mut bad);
-                self.complain("Namespace", metadata, bad);
+                self.bad_values.note("Namespace", metadata, &bad);
                 let name = self.names.get(&metadata.name);
                 let waypoint = namespace.waypoint.clone();
                 let before = match self.namespaces.put(&name, namespace) {
@@ -216,11 +204,13 @@ impl State {
                 }
             }
             Told::Gone(object) => {
+                self.bad_values.forget("Namespace", object.metadata());
                 self.namespaces.remove(&object.metadata().name);
                 self.pods_undecided = true;
             }
             Told::Listed => {
                 for (name, _) in self.namespaces.listed() {
+                    self.bad_values.forget_key("Namespace", &name);
                     self.decide_namespace(&name);
                 }
                 self.pods_undecided = true;
@@ -244,15 +234,18 @@ impl State {
             Told::Is(object) => {
                 let mut bad = Vec::new();
                 let pod = Pod::new(&object, &mut self.names, &mut bad);
-                self.complain("Pod", object.metadata(), bad);
+                self.bad_values.note("Pod", object.metadata(), &bad);
                 let name = Arc::clone(&pod.name);
                 self.pods_undecided |= self.pods.put(&name, pod) != Put::Same;
             }
             Told::Gone(object) => {
+                self.bad_values.forget("Pod", object.metadata());
                 self.pods_undecided |= self.pods.remove(&key(object.metadata())).is_some();
             }
             Told::Listed => {
-                self.pods.listed();
+                for (name, _) in self.pods.listed() {
+                    self.bad_values.forget_key("Pod", &name);
+                }
                 self.pods_undecided = true;
             }
             Told::Skipped(_) | Told::Confirmed | Told::Failed(_) => {}
@@ -265,21 +258,24 @@ impl State {
             Told::Is(object) => {
                 let mut bad = Vec::new();
                 let service = Service::new(&object, &mut self.names, &mut bad);
-                self.complain("Service", object.metadata(), bad);
+                self.bad_values.note("Service", object.metadata(), &bad);
                 let key = Arc::clone(&service.key);
                 if self.services.put(&key, service) != Put::Same {
                     self.undecided.insert(key);
                 }
             }
             Told::Gone(object) => {
+                self.bad_values.forget("Service", object.metadata());
                 let key = key(object.metadata());
                 if self.services.remove(&key).is_some() {
                     self.undecided.insert(key.into());
                 }
             }
             Told::Listed => {
-                let gone = self.services.listed();
-                self.undecided.extend(gone.into_iter().map(|(key, _)| key));
+                for (key, _) in self.services.listed() {
+                    self.bad_values.forget_key("Service", &key);
+                    self.undecided.insert(key);
+                }
             }
             Told::Skipped(_) | Told::Confirmed | Told::Failed(_) => {}
         }
@@ -458,25 +454,6 @@ impl State {
         Place {
             node: &self.node,
             zone: self.zone.as_deref(),
-        }
-    }
-
-    /// Notes bad values of an object that were not noted before.
-    fn complain(&mut self, kind: &'static str, metadata: &wire::ObjectMeta, bad: Vec<BadValue>) {
-        for bad in bad {
-            if self.complained.len() >= MAX_TOLD {
-                self.complained.clear();
-            }
-            let told = (metadata.uid.clone(), bad.key.clone(), bad.value.clone());
-            if self.complained.insert(told) {
-                self.complaints.push(Complaint {
-                    kind,
-                    namespace: metadata.namespace.clone(),
-                    name: metadata.name.clone(),
-                    uid: metadata.uid.clone(),
-                    bad,
-                });
-            }
         }
     }
 }

@@ -313,14 +313,14 @@ fn a_bad_value_is_complained_of_once_until_it_is_another() {
         News::Service(Told::Is(service))
     };
     state.take_up(bad("fastest"));
-    let complaints = state.take_complaints();
+    let complaints = state.take_complaints().1;
     assert_eq!(complaints.len(), 1);
     assert_eq!((complaints[0].kind, &*complaints[0].name), ("Service", "cart"));
     assert!(state.concerns_this_node(&complaints[0]));
     state.take_up(bad("fastest"));
-    assert!(state.take_complaints().is_empty());
+    assert!(state.take_complaints().1.is_empty());
     state.take_up(bad("best"));
-    assert_eq!(state.take_complaints().len(), 1);
+    assert_eq!(state.take_complaints().1.len(), 1);
     assert!(!state.settle(), "the default stays in force");
 }
 
@@ -381,4 +381,35 @@ fn object_that_became_undecodable_is_forgotten_and_others_stay() {
     assert!(state.settle());
     let services: Vec<&str> = state.desired().services.keys().map(|id| &**id).collect();
     assert_eq!(services, ["shop/other:80"]);
+}
+
+#[test]
+fn bad_values_are_forgotten_with_their_object() {
+    let mut state = settled();
+    let bad = [(ENABLED, "yes")];
+    let (cart, client) = (
+        || wire::Service {
+            metadata: Some(metadata("shop", "cart", &bad)),
+            ..service("cart")
+        },
+        || pod("client", &bad),
+    );
+    for _ in 0..2 {
+        state.take_up(News::Service(Told::Is(cart())));
+        state.take_up(News::Pod(Told::Is(client())));
+        list(&mut state, News::Namespace, [partial("shop", &bad)]);
+        assert_eq!(state.take_complaints().0, 3, "none of them is remembered");
+        state.take_up(News::Service(Told::Gone(cart())));
+        state.take_up(News::Pod(Told::Gone(client())));
+        state.take_up(News::Namespace(Told::Gone(partial("shop", &bad))));
+    }
+    for _ in 0..2 {
+        list(&mut state, News::Service, [cart()]);
+        list(&mut state, News::Pod, [client()]);
+        list(&mut state, News::Namespace, [partial("shop", &bad)]);
+        assert_eq!(state.take_complaints().0, 3, "none of them is remembered");
+        list(&mut state, News::Service, []);
+        list(&mut state, News::Pod, []);
+        list(&mut state, News::Namespace, []);
+    }
 }
