@@ -84,7 +84,7 @@ pub(super) async fn run(options: &Options) -> Result<Exit, Failure> {
     written
         .map_err(|cause| Failure::Said(Exit::Failed, format!("cannot write {}: {cause}", path.display())))?;
     let said = format!("{} is written.\n\n{readme}", path.display());
-    Ok(super::print(&said, Exit::Success))
+    Ok(super::print(&super::render::escaped_lines(&said), Exit::Success))
 }
 
 /// The archive as it grows, and what is not in it.

@@ -34,10 +34,15 @@ pub(super) fn run(options: &Options) -> Exit {
     if asks_cluster {
         return super::ask(of_cluster(options));
     }
-    let report = machine::run(options.cgroup.as_deref(), &options.bpffs);
+    let mut report = machine::run(options.cgroup.as_deref(), &options.bpffs);
     let exit = if report.usable() { Exit::Success } else { Exit::No };
     if options.json {
         return super::print_json(&report, exit);
+    }
+    for line in &mut report.lines {
+        for text in [&mut line.subject, &mut line.found, &mut line.follows] {
+            *text = render::escaped_lines(text);
+        }
     }
     let table = machine::table(&report, super::colours());
     super::print(&format!("{}\n", table.trim_end()), exit)

@@ -159,7 +159,8 @@ fn stay(options: &Options) -> Result<Exit, Failure> {
 }
 
 fn lines(sentences: &[String]) -> String {
-    sentences.iter().flat_map(|sentence| [sentence, "\n"]).collect()
+    let sentences: String = sentences.iter().flat_map(|sentence| [sentence, "\n"]).collect();
+    super::render::escaped_lines(&sentences)
 }
 
 /// What is still there; nothing where the directory is not.

@@ -243,7 +243,9 @@ fn complain(message: &str) {
     print_error(&format!("grpclb: {message}\n"));
 }
 
+/// What an API server, a file or an agent wrote may be within it.
 fn print_error(text: &str) {
+    let text = render::escaped_lines(text);
     // There is nobody left to tell when standard error is gone.
     let _: std::io::Result<()> = std::io::stderr().write_all(text.as_bytes());
 }

@@ -1,14 +1,14 @@
 //! Draws answers for people: plain text with aligned columns, coloured where the reader is a terminal.
 //!
-//! One file for each answer: [`agent`] (one agent's status), [`mod@fleet`] (those of a cluster), [`explain`], [`mod@adoption`], [`mod@check`]. Here is what they share.
+//! One file for each answer: [`agent`] (one agent's status), [`mod@fleet`] (those of a cluster), [`explain`], [`mod@adoption`], [`mod@check`]. Here is what they share;
+//! [`text`] escapes whatever comes from outside.
 
 mod adoption;
 mod agent;
 mod check;
 mod explain;
 mod fleet;
-
-use std::fmt::Write as _;
+mod text;
 
 use comfy_table::{Attribute, Cell, CellAlignment, Color, ContentArrangement, Table, presets};
 
@@ -17,6 +17,8 @@ pub(super) use agent::status;
 pub(super) use check::check;
 pub(super) use explain::explanation;
 pub(super) use fleet::fleet;
+use text::Text;
+pub(super) use text::escaped_lines;
 
 /// How it is drawn.
 #[derive(Clone, Copy, Debug)]
@@ -36,7 +38,7 @@ impl Draw {
             table.force_no_tty();
         }
         table.set_header(header.iter().map(|name| {
-            let cell = Cell::new(name.to_uppercase());
+            let cell = cell(name.to_uppercase());
             if self.colours {
                 cell.add_attribute(Attribute::Dim)
             } else {
@@ -48,37 +50,46 @@ impl Draw {
 
     fn cell(self, word: &str, colour: Color) -> Cell {
         if self.colours {
-            Cell::new(word).fg(colour)
+            cell(word).fg(colour)
         } else {
-            Cell::new(word)
+            cell(word)
         }
     }
 
     fn heading(self, text: &mut String, title: &str) {
         text.push('\n');
-        line(text, &self.bold(title));
+        line(text, self.bold(title));
     }
 
-    fn bold(self, word: &str) -> String {
-        if self.colours {
-            format!("\x1b[1m{word}\x1b[0m")
-        } else {
-            word.to_owned()
-        }
+    fn bold(self, word: &str) -> Text {
+        self.styled(word, 1)
     }
 
-    fn paint(self, word: &str, colour: Color) -> String {
+    fn paint(self, word: &str, colour: Color) -> Text {
         let code = match colour {
             Color::Red => 31,
             Color::Yellow => 33,
             _ => 32,
         };
+        self.styled(word, code)
+    }
+
+    fn styled(self, word: &str, code: u8) -> Text {
         if self.colours {
-            format!("\x1b[{code}m{word}\x1b[0m")
+            Text::styled(word, code)
         } else {
-            word.to_owned()
+            word.into()
         }
     }
+}
+
+/// A cell of a table.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "as `Cell::new`: numbers and strings alike"
+)]
+fn cell(content: impl ToString) -> Cell {
+    Cell::new(Text::from(content.to_string()).into_string())
 }
 
 fn right(table: &mut Table, columns: &[usize]) {
@@ -91,17 +102,20 @@ fn right(table: &mut Table, columns: &[usize]) {
 
 fn draw(text: &mut String, table: &Table) {
     for row in table.lines() {
-        line(text, &format!(" {}", row.trim_end()));
+        // Its cells are escaped.
+        text.push(' ');
+        text.push_str(row.trim_end());
+        text.push('\n');
     }
 }
 
-fn fact(text: &mut String, name: &str, value: &str) {
-    line(text, &format!("  {name:<8} {value}"));
+fn fact(text: &mut String, name: &str, value: impl Into<Text>) {
+    line(text, Text::from(format!("  {name:<8} ")) + value);
 }
 
-fn line(text: &mut String, content: &str) {
-    // Writing into a String cannot fail.
-    let _ = writeln!(text, "{}", content.trim_end());
+fn line(text: &mut String, content: impl Into<Text>) {
+    text.push_str(content.into().into_string().trim_end());
+    text.push('\n');
 }
 
 fn optional(value: Option<impl ToString>) -> String {

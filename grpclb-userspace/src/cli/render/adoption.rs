@@ -1,8 +1,8 @@
 //! What came of `grpclb adopt`, pod by pod.
 
-use comfy_table::{Cell, Color};
+use comfy_table::Color;
 
-use super::{Draw, count, draw, line, optional, right};
+use super::{Draw, cell, count, draw, line, optional, right};
 use crate::cli::adopt::{Adopted, Outcome};
 
 pub(in crate::cli) fn adoption(outcome: &Outcome, colours: bool) -> String {
@@ -11,7 +11,7 @@ pub(in crate::cli) fn adoption(outcome: &Outcome, colours: bool) -> String {
         let pods = count(outcome.pods.len() as u64, "steered pod");
         line(
             &mut text,
-            &format!("Nothing to do: no connection of {pods} bypasses grpclb."),
+            format!("Nothing to do: no connection of {pods} bypasses grpclb."),
         );
         return text;
     }
@@ -23,10 +23,10 @@ pub(in crate::cli) fn adoption(outcome: &Outcome, colours: bool) -> String {
         let (said, colour) = said(pod);
         let adoption = pod.adoption.as_ref();
         table.add_row(vec![
-            Cell::new(&pod.pod),
-            Cell::new(&pod.node),
-            Cell::new(optional(adoption.and_then(|adoption| adoption.found))),
-            Cell::new(adoption.map_or(0, |adoption| adoption.reset)),
+            cell(&pod.pod),
+            cell(&pod.node),
+            cell(optional(adoption.and_then(|adoption| adoption.found))),
+            cell(adoption.map_or(0, |adoption| adoption.reset)),
             how.cell(&said, colour),
         ]);
     }
@@ -35,7 +35,7 @@ pub(in crate::cli) fn adoption(outcome: &Outcome, colours: bool) -> String {
     if others > 0 {
         line(
             &mut text,
-            &format!("  {} had none", count(others as u64, "other steered pod")),
+            format!("  {} had none", count(others as u64, "other steered pod")),
         );
     }
     let reset = outcome
@@ -44,10 +44,11 @@ pub(in crate::cli) fn adoption(outcome: &Outcome, colours: bool) -> String {
         .filter_map(|pod| pod.adoption.as_ref())
         .map(|adoption| adoption.reset)
         .sum();
+    text.push('\n');
     line(
         &mut text,
-        &format!(
-            "\n{} reset; what their clients open instead is balanced.",
+        format!(
+            "{} reset; what their clients open instead is balanced.",
             count(reset, "connection")
         ),
     );

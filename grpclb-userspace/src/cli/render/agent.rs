@@ -1,8 +1,8 @@
 //! One agent: the whole answer of `grpclb status` on its node.
 
-use comfy_table::{Cell, Color};
+use comfy_table::Color;
 
-use super::{Draw, draw, duration, fact, line, optional, right, share, size};
+use super::{Draw, Text, cell, draw, duration, fact, line, optional, right, share, size};
 use crate::observe::status::{EndpointState, Phase, Pod, PodState, Service, Status};
 
 pub(in crate::cli) fn status(status: &Status, colours: bool) -> String {
@@ -27,12 +27,12 @@ impl Draw {
         let age = duration(status.uptime_seconds);
         line(
             text,
-            &format!("grpclb {} on {}, {phase} for {age}", status.version, status.node),
+            format!("grpclb {} on {}, {phase} for {age}", status.version, status.node),
         );
         if status.readiness.ready {
-            fact(text, "ready", &self.paint("yes", Color::Green));
+            fact(text, "ready", self.paint("yes", Color::Green));
         } else {
-            fact(text, "ready", &self.paint("no", Color::Red));
+            fact(text, "ready", self.paint("no", Color::Red));
             for reason in &status.readiness.reasons {
                 fact(text, "", reason);
             }
@@ -44,7 +44,7 @@ impl Draw {
             fact(
                 text,
                 "",
-                &self.paint("nothing newer can be taken up, so this stays in use:", Color::Red),
+                self.paint("nothing newer can be taken up, so this stays in use:", Color::Red),
             );
             for part in error.lines() {
                 fact(text, "", part);
@@ -52,18 +52,20 @@ impl Draw {
         }
         if let Some(why) = &source.switched_off {
             let off = format!("off, since {why}: new connections go the plain way");
-            fact(text, "steering", &self.paint(&off, Color::Yellow));
+            fact(text, "steering", self.paint(&off, Color::Yellow));
         }
         match &status.kernel.cgroup {
-            Some(cgroup) => fact(text, "kernel", &format!("attached to {cgroup}")),
+            Some(cgroup) => fact(text, "kernel", format!("attached to {cgroup}")),
             None => fact(
                 text,
                 "kernel",
-                &self.paint("not attached: nothing is steered", Color::Red),
+                self.paint("not attached: nothing is steered", Color::Red),
             ),
         }
         if let Some(error) = &status.kernel.error {
-            fact(text, "", error);
+            for part in error.lines() {
+                fact(text, "", part);
+            }
         }
         if !status.kernel.pins.is_empty() {
             fact(text, "maps", &status.kernel.pins);
@@ -75,7 +77,7 @@ impl Draw {
         fact(
             text,
             "process",
-            &format!(
+            format!(
                 "pid {}, {}{sockets}, {} open files, {:.1} s CPU",
                 status.pid,
                 size(process.resident_bytes),
@@ -88,7 +90,7 @@ impl Draw {
             fact(
                 text,
                 "memory",
-                &format!("{held} held for calls, of at most {budget}"),
+                format!("{held} held for calls, of at most {budget}"),
             );
         }
         if status.early_connections > 0 {
@@ -125,20 +127,20 @@ impl Draw {
                 PodState::Unsteered => Color::Red,
             };
             table.add_row(vec![
-                Cell::new(name_of(pod)),
-                Cell::new(&pod.netns),
+                cell(name_of(pod)),
+                cell(&pod.netns),
                 self.cell(pod.state.as_str(), colour),
-                Cell::new(optional(pod.port)),
-                Cell::new(optional(pod.worker)),
-                Cell::new(pod.connections),
-                Cell::new(pod.upstreams),
-                Cell::new(pod.streams),
+                cell(optional(pod.port)),
+                cell(optional(pod.worker)),
+                cell(pod.connections),
+                cell(pod.upstreams),
+                cell(pod.streams),
             ]);
         }
         draw(text, &table);
         for pod in pods {
             if let Some(reason) = &pod.reason {
-                line(text, &format!("  {}: {reason}", name_of(pod)));
+                line(text, format!("  {}: {reason}", name_of(pod)));
             }
             if pod.bypassing > 0 {
                 let text_of = |count| {
@@ -151,7 +153,7 @@ impl Draw {
                 let (name, count) = (name_of(pod), pod.bypassing);
                 line(
                     text,
-                    &format!(
+                    format!(
                         "  {name}: {count} {} grpclb, made before the pod was steered",
                         text_of(count)
                     ),
@@ -171,7 +173,7 @@ impl Draw {
             let rest = known - listed;
             line(
                 text,
-                &format!(
+                format!(
                     "  {known} ports are known; these pods have used {listed} of them, and not the other {rest}"
                 ),
             );
@@ -197,26 +199,26 @@ impl Draw {
             .map_or(String::new(), |slot| format!(", slot {slot}"));
         line(
             text,
-            &format!(
-                "  {} at {}: {steered}, {}, {}{slot}, {} client connections",
-                self.bold(&service.id),
-                addresses.join(" and "),
-                service.protocol,
-                service.policy,
-                service.connections
-            ),
+            Text::from("  ")
+                + self.bold(&service.id)
+                + format!(" at {}: ", addresses.join(" and "))
+                + steered
+                + format!(
+                    ", {}, {}{slot}, {} client connections",
+                    service.protocol, service.policy, service.connections
+                ),
         );
         if service.opaque > 0 {
             line(
                 text,
-                &format!(
+                format!(
                     "    {} connections were not HTTP/2: one endpoint each",
                     service.opaque
                 ),
             );
         }
         if let Some(reason) = &service.reason {
-            line(text, &format!("    {reason}"));
+            line(text, format!("    {reason}"));
         }
         if service.endpoints.is_empty() {
             line(text, "    no endpoints");
@@ -244,17 +246,17 @@ impl Draw {
             let errors = if endpoint.errors > 0 {
                 self.cell(&endpoint.errors.to_string(), Color::Red)
             } else {
-                Cell::new(0)
+                cell(0)
             };
             table.add_row(vec![
-                Cell::new(format!("  {}", endpoint.id)),
-                Cell::new(endpoint.address),
-                Cell::new(endpoint.weight),
+                cell(format!("  {}", endpoint.id)),
+                cell(endpoint.address),
+                cell(endpoint.weight),
                 self.cell(endpoint.state.as_str(), colour),
-                Cell::new(endpoint.connections),
-                Cell::new(endpoint.streams),
-                Cell::new(endpoint.calls),
-                Cell::new(share(endpoint.calls, all)),
+                cell(endpoint.connections),
+                cell(endpoint.streams),
+                cell(endpoint.calls),
+                cell(share(endpoint.calls, all)),
                 errors,
             ]);
         }
@@ -273,12 +275,12 @@ impl Draw {
             let age = if worker.heartbeat_age_ms > 500 {
                 self.cell(&age, Color::Red)
             } else {
-                Cell::new(age)
+                cell(age)
             };
             table.add_row(vec![
-                Cell::new(worker.index),
-                Cell::new(worker.pods),
-                Cell::new(worker.connections),
+                cell(worker.index),
+                cell(worker.pods),
+                cell(worker.connections),
                 age,
             ]);
         }
@@ -290,7 +292,7 @@ impl Draw {
         let mut table = self.table(&["event", "count"]);
         right(&mut table, &[1]);
         for (name, count) in counters.iter().filter(|(_, count)| **count > 0) {
-            table.add_row(vec![Cell::new(name), Cell::new(count)]);
+            table.add_row(vec![cell(name), cell(count)]);
         }
         if table.row_count() > 0 {
             self.heading(text, &format!("{whose} counters"));

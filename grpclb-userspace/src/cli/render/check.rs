@@ -1,8 +1,8 @@
 //! `grpclb check` of a cluster: its nodes, and the user's rights.
 
-use comfy_table::{Cell, Color};
+use comfy_table::Color;
 
-use super::{Draw, draw, line, right};
+use super::{Draw, Text, cell, draw, line, right};
 use crate::cli::check::{Node, Report};
 use crate::kernel::check::Verdict;
 
@@ -11,7 +11,7 @@ pub(in crate::cli) fn check(report: &Report, colours: bool) -> String {
     let mut text = String::new();
     line(
         &mut text,
-        &format!("Kubernetes {} at {}", report.kubernetes, report.cluster),
+        format!("Kubernetes {} at {}", report.kubernetes, report.cluster),
     );
     if !report.nodes.is_empty() {
         how.checked(&report.nodes, &mut text);
@@ -26,7 +26,7 @@ pub(in crate::cli) fn check(report: &Report, colours: bool) -> String {
         } else {
             how.cell("✗", Color::Yellow)
         };
-        table.add_row(vec![mark, Cell::new(&right.action), Cell::new(right.command)]);
+        table.add_row(vec![mark, cell(&right.action), cell(right.command)]);
     }
     draw(&mut text, &table);
     text
@@ -47,7 +47,7 @@ impl Draw {
             } else {
                 self.cell("see below", Color::Yellow)
             };
-            table.add_row(vec![Cell::new(&node.name), Cell::new(&node.agent), ready, lacks]);
+            table.add_row(vec![cell(&node.name), cell(&node.agent), ready, lacks]);
         }
         draw(text, &table);
         for node in nodes {
@@ -57,7 +57,7 @@ impl Draw {
 
     fn lacks(self, node: &Node, text: &mut String) {
         if let Some(problem) = &node.problem {
-            line(text, &format!("  {}: {problem}", node.name));
+            line(text, format!("  {}: {problem}", node.name));
         }
         for lack in &node.lacks {
             let mark = if lack.verdict == Verdict::Missing {
@@ -67,10 +67,12 @@ impl Draw {
             };
             line(
                 text,
-                &format!(
-                    "  {mark} {}: {}: {} → {}",
-                    node.name, lack.subject, lack.found, lack.follows
-                ),
+                Text::from("  ")
+                    + mark
+                    + format!(
+                        " {}: {}: {} → {}",
+                        node.name, lack.subject, lack.found, lack.follows
+                    ),
             );
         }
     }

@@ -1,8 +1,8 @@
 //! An explanation: every decision a line, each port with its endpoints, and the conclusion at the end.
 
-use comfy_table::{Cell, Color};
+use comfy_table::Color;
 
-use super::{Draw, draw, line, optional, right};
+use super::{Draw, Text, cell, draw, line, optional, right};
 use crate::observe::explain::{Conclusion, Endpoint, Explanation, Port, Step, Verdict};
 
 pub(in crate::cli) fn explanation(explanation: &Explanation, colours: bool) -> String {
@@ -10,7 +10,7 @@ pub(in crate::cli) fn explanation(explanation: &Explanation, colours: bool) -> S
     let mut text = String::new();
     line(
         &mut text,
-        &draw.bold(&format!("{} → {}", explanation.pod, explanation.service)),
+        draw.bold(&format!("{} → {}", explanation.pod, explanation.service)),
     );
     draw.steps(&explanation.steps, &mut text);
     for port in &explanation.ports {
@@ -22,9 +22,9 @@ pub(in crate::cli) fn explanation(explanation: &Explanation, colours: bool) -> S
         Conclusion::NotBalanced | Conclusion::UnknownPod | Conclusion::UnknownService => Color::Red,
     };
     text.push('\n');
-    line(&mut text, &draw.paint(&explanation.sentence, colour));
+    line(&mut text, draw.paint(&explanation.sentence, colour));
     if let Some(remedy) = &explanation.remedy {
-        line(&mut text, &format!("What to change: {remedy}"));
+        line(&mut text, format!("What to change: {remedy}"));
     }
     text
 }
@@ -37,13 +37,16 @@ impl Draw {
                 Verdict::No => self.paint("✗", Color::Red),
                 Verdict::Note => self.paint("·", Color::Yellow),
             };
-            line(text, &format!("  {mark} {:<12} {}", step.about, step.says));
+            line(
+                text,
+                Text::from("  ") + mark + format!(" {:<12} {}", step.about, step.says),
+            );
         }
     }
 
     fn port(self, port: &Port, text: &mut String) {
         text.push('\n');
-        line(text, &self.bold(&port.id));
+        line(text, self.bold(&port.id));
         self.steps(&port.steps, text);
         if port.endpoints.is_empty() {
             return;
@@ -62,14 +65,14 @@ impl Draw {
         for endpoint in &port.endpoints {
             let (picked, colour) = picked(endpoint);
             table.add_row(vec![
-                Cell::new(format!("  {}", endpoint.address)),
-                Cell::new(optional(endpoint.node.as_ref())),
+                cell(format!("  {}", endpoint.address)),
+                cell(optional(endpoint.node.as_ref())),
                 self.cell(picked, colour),
-                Cell::new(endpoint.connections),
-                Cell::new(endpoint.streams),
-                Cell::new(endpoint.calls),
-                Cell::new(endpoint.errors),
-                Cell::new(&endpoint.verdict),
+                cell(endpoint.connections),
+                cell(endpoint.streams),
+                cell(endpoint.calls),
+                cell(endpoint.errors),
+                cell(&endpoint.verdict),
             ]);
         }
         draw(text, &table);

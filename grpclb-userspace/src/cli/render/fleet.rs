@@ -2,7 +2,7 @@
 
 use comfy_table::{Cell, Color};
 
-use super::{Draw, count, draw, line, optional, right};
+use super::{Draw, cell, count, draw, line, optional, right};
 use crate::cli::fleet::{Fleet, Namespace, Node, Service, Unsteered};
 
 /// So many lines of a kind are shown; all of them are in the JSON.
@@ -11,13 +11,14 @@ const MOST: usize = 40;
 pub(in crate::cli) fn fleet(fleet: &Fleet, colours: bool) -> String {
     let draw = Draw { colours };
     let mut text = String::new();
-    line(&mut text, &summary(fleet));
+    line(&mut text, summary(fleet));
     draw.nodes(&fleet.nodes, &mut text);
     draw.namespaces(&fleet.namespaces, &mut text);
     draw.services_in_use(&fleet.services, &mut text);
     draw.unsteered(&fleet.unsteered, &mut text);
     for note in &fleet.notes {
-        line(&mut text, &format!("\nNote: {note}"));
+        text.push('\n');
+        line(&mut text, format!("Note: {note}"));
     }
     text
 }
@@ -63,31 +64,31 @@ impl Draw {
                 self.cell("no", Color::Red)
             };
             table.add_row(vec![
-                Cell::new(&node.name),
-                Cell::new(optional(node.agent.as_ref())),
-                Cell::new(optional(node.version.as_ref())),
+                cell(&node.name),
+                cell(optional(node.agent.as_ref())),
+                cell(optional(node.version.as_ref())),
                 ready,
-                Cell::new(node.pods),
-                Cell::new(node.steered),
+                cell(node.pods),
+                cell(node.steered),
                 self.warn(node.bypassing, Color::Yellow),
-                Cell::new(node.sums.connections),
-                Cell::new(rate(node.sums.calls_per_second)),
-                Cell::new(node.sums.calls),
+                cell(node.sums.connections),
+                cell(rate(node.sums.calls_per_second)),
+                cell(node.sums.calls),
                 self.warn(node.sums.errors, Color::Red),
             ]);
         }
         draw(text, &table);
         for node in nodes {
             for problem in &node.problems {
-                line(text, &format!("  {}: {problem}", node.name));
+                line(text, format!("  {}: {problem}", node.name));
             }
             if let Some(why) = &node.switched_off {
-                line(text, &format!("  {}: steering is off, since {why}", node.name));
+                line(text, format!("  {}: steering is off, since {why}", node.name));
             }
             if node.restarts > 0 {
                 line(
                     text,
-                    &format!(
+                    format!(
                         "  {}: the agent was restarted {}",
                         node.name,
                         count(node.restarts.into(), "time")
@@ -110,10 +111,10 @@ impl Draw {
         right(&mut table, &[1, 2, 3, 4]);
         for namespace in namespaces.iter().take(MOST) {
             table.add_row(vec![
-                Cell::new(&namespace.name),
-                Cell::new(namespace.pods),
-                Cell::new(namespace.steered),
-                Cell::new(namespace.connections),
+                cell(&namespace.name),
+                cell(namespace.pods),
+                cell(namespace.steered),
+                cell(namespace.connections),
                 self.warn(namespace.bypassing, Color::Yellow),
             ]);
         }
@@ -164,17 +165,17 @@ impl Draw {
                     Color::Red,
                 )
             } else {
-                Cell::new(service.endpoints)
+                cell(service.endpoints)
             };
             table.add_row(vec![
-                Cell::new(&service.id),
-                Cell::new(&service.protocol),
-                Cell::new(&service.policy),
+                cell(&service.id),
+                cell(&service.protocol),
+                cell(&service.policy),
                 steered,
                 endpoints,
-                Cell::new(service.sums.connections),
-                Cell::new(rate(service.sums.calls_per_second)),
-                Cell::new(service.sums.calls),
+                cell(service.sums.connections),
+                cell(rate(service.sums.calls_per_second)),
+                cell(service.sums.calls),
                 self.warn(service.sums.errors, Color::Red),
             ]);
         }
@@ -182,7 +183,7 @@ impl Draw {
         more(text, services.len());
         for service in services.iter().take(MOST) {
             if let Some(reason) = &service.reason {
-                line(text, &format!("  {}: {reason}", service.id));
+                line(text, format!("  {}: {reason}", service.id));
             }
         }
     }
@@ -195,10 +196,10 @@ impl Draw {
         let mut table = self.table(&["pod", "node", "state", "why"]);
         for pod in pods.iter().take(MOST) {
             table.add_row(vec![
-                Cell::new(&pod.pod),
-                Cell::new(&pod.node),
+                cell(&pod.pod),
+                cell(&pod.node),
                 self.cell(pod.state, Color::Yellow),
-                Cell::new(optional(pod.reason.as_ref())),
+                cell(optional(pod.reason.as_ref())),
             ]);
         }
         draw(text, &table);
@@ -210,14 +211,14 @@ impl Draw {
         if number > 0 {
             self.cell(&number.to_string(), colour)
         } else {
-            Cell::new(0)
+            cell(0)
         }
     }
 }
 
 fn more(text: &mut String, all: usize) {
     if all > MOST {
-        line(text, &format!("  and {} more: --json has them all", all - MOST));
+        line(text, format!("  and {} more: --json has them all", all - MOST));
     }
 }
 

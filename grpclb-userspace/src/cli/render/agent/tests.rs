@@ -132,6 +132,49 @@ fn colours_change_nothing_but_the_colours() {
     assert_eq!(trimmed.join("\n"), status(&example(), false).trim_end());
 }
 
+/// Text that would set a terminal's title, move its cursor and write a line.
+const HOSTILE: &str = "\x1b]0;x\x07\x1b[1A\n\u{9b}2Jforged";
+
+#[test]
+fn strings_from_outside_are_escaped_in_every_part() {
+    let mut told = example();
+    let hostile = || HOSTILE.to_owned();
+    (told.node, told.version, told.kernel.pins) = (hostile(), hostile(), hostile());
+    told.readiness.ready = false;
+    told.readiness.reasons = vec![hostile()];
+    told.source.name = hostile();
+    told.source.switched_off = Some(hostile());
+    told.source.error = Some(hostile());
+    told.kernel.cgroup = Some(hostile());
+    told.kernel.error = Some(hostile());
+    told.kernel.counters.insert(hostile(), 1);
+    for pod in &mut told.pods {
+        (pod.name, pod.netns, pod.reason) = (hostile(), hostile(), Some(hostile()));
+    }
+    for service in &mut told.services {
+        (service.id, service.reason) = (hostile(), Some(hostile()));
+        for endpoint in &mut service.endpoints {
+            endpoint.id = hostile();
+        }
+    }
+    for colours in [false, true] {
+        let text = status(&told, colours);
+        assert!(text.matches("forged").count() >= 14, "{text}");
+        for raw in ["\x1b]", "\x07", "\x1b[1A", "\u{9b}"] {
+            assert!(!text.contains(raw), "{text:?}");
+        }
+        // Errors of the agent itself may have several lines.
+        let forged = text.lines().filter(|line| line.starts_with("\\u{9b}2Jforged"));
+        assert_eq!(forged.count(), 0, "{text}");
+    }
+    let json = serde_json::to_string(&told).unwrap();
+    assert_eq!(
+        serde_json::from_str::<Status>(&json).unwrap(),
+        told,
+        "JSON is untouched"
+    );
+}
+
 #[test]
 fn a_node_that_is_switched_off_is_ready_and_says_so() {
     let mut example = example();

@@ -70,3 +70,23 @@ fn a_cluster_with_ten_thousand_services_in_use_has_a_readable_answer() {
     assert!(text.contains("  and 9960 more: --json has them all\n"), "{text}");
     assert!(text.lines().count() < 70);
 }
+
+#[test]
+fn strings_from_outside_are_escaped() {
+    let hostile = "\x1b]0;x\x07\nforged";
+    let mut told = status(hostile, hostile, 1, hostile);
+    told.pods[0].state = PodState::Unsteered;
+    told.pods[0].reason = Some(hostile.to_owned());
+    told.services[0].id = format!("shop/{hostile}:1");
+    told.services[0].reason = Some(hostile.to_owned());
+    told.source.switched_off = Some(hostile.to_owned());
+    let now = round(Instant::now(), vec![(hostile, Ok(told))]);
+    let mut put = put_together(hostile, &[hostile.to_owned()], None, &now);
+    put.notes.push(hostile.to_owned());
+    for colours in [false, true] {
+        let text = fleet(&put, colours);
+        assert!(text.matches("forged").count() >= 8, "{text}");
+        assert!(!text.contains("\x1b]") && !text.contains('\x07'), "{text:?}");
+        assert!(!text.lines().any(|line| line.starts_with("forged")), "{text}");
+    }
+}
