@@ -1,4 +1,4 @@
-//! Which Services are parents of a route of the Gateway API: whoever implements that for Services routes their calls.
+//! Which Services have a producer route of the Gateway API: whoever implements that for Services routes their calls.
 //!
 //! A server need not have the Gateway API, and an agent need not be allowed to read it: Services do not wait for routes that
 //! cannot be told.
@@ -11,7 +11,7 @@ use super::table::{Put, Table};
 use super::wire::Resource;
 use super::wire::json::Route;
 
-/// All routes that have Services as parents.
+/// All routes that have Services of their own namespace as parents.
 #[derive(Debug, Default)]
 pub(super) struct Routes {
     grpc: OfKind,
@@ -111,11 +111,22 @@ fn detach(name: &str, parents: Box<[Arc<str>]>, by_parent: &mut ByParent, touche
     }
 }
 
-/// The Services that a route is attached to. One that is for a single port of a Service counts for all of it.
+/// Returns the Services for which a route is a producer route (GEP-1426): those of its own namespace. For these it counts for all
+/// clients. A route for a single port of a Service counts for all of the Service.
+///
+/// For a Service of another namespace it is a consumer route, which means the clients of the route's namespace alone. A Service is
+/// left alone for all clients or for none, so that such a route is passed over: whoever may write it has no say about the clients
+/// of other namespaces.
 fn parents(route: &Route) -> Box<[Arc<str>]> {
     let own = &route.metadata().namespace;
-    let services = route.parents.iter().filter(|parent| parent.is_service());
-    services
-        .map(|parent| format!("{}/{}", parent.namespace.as_ref().unwrap_or(own), parent.name).into())
-        .collect()
+    let is_own = |namespace: &Option<String>| namespace.as_ref().is_none_or(|namespace| namespace == own);
+    let mut services: Vec<Arc<str>> = route
+        .parents
+        .iter()
+        .filter(|parent| parent.is_service() && is_own(&parent.namespace))
+        .map(|parent| format!("{own}/{}", parent.name).into())
+        .collect();
+    services.sort_unstable();
+    services.dedup();
+    services.into()
 }

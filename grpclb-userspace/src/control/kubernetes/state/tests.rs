@@ -413,3 +413,36 @@ fn bad_values_are_forgotten_with_their_object() {
         list(&mut state, News::Namespace, []);
     }
 }
+
+#[test]
+fn consumer_route_leaves_no_service_alone_and_producer_route_does() {
+    let route = |namespace: &str, parent: &str| {
+        let list = format!(
+            r#"{{"items": [{{"metadata": {{"name": "split", "namespace": "{namespace}"}},
+            "spec": {{"parentRefs": [{{"group": "", "kind": "Service", "name": "cart"{parent}}}]}}}}]}}"#
+        );
+        wire::json::Route::list(list.into()).unwrap().1.remove(0).unwrap()
+    };
+    let of_shop = r#", "namespace": "shop""#;
+    let mut state = settled();
+    for wrap in [News::GrpcRoute as fn(_) -> _, News::HttpRoute] {
+        for parent in ["", of_shop] {
+            state.take_up(wrap(Told::Is(route("other", parent))));
+            state.settle();
+            assert_eq!(endpoints(&state), ["10.0.0.1"], "{parent}");
+        }
+        for parent in [of_shop, "", r#", "namespace": null"#] {
+            state.take_up(wrap(Told::Is(route("shop", parent))));
+            state.settle();
+            assert_eq!(endpoints(&state), Vec::<String>::new(), "{parent}");
+            state.take_up(wrap(Told::Gone(route("shop", parent))));
+            state.settle();
+            assert_eq!(endpoints(&state), ["10.0.0.1"]);
+        }
+        // A producer route that begins to mean another namespace's Service becomes a consumer route.
+        state.take_up(wrap(Told::Is(route("shop", of_shop))));
+        state.take_up(wrap(Told::Is(route("shop", r#", "namespace": "else""#))));
+        state.settle();
+        assert_eq!(endpoints(&state), ["10.0.0.1"]);
+    }
+}
