@@ -88,20 +88,14 @@ impl Connection {
             if let Some(key) = opened {
                 self.turn(key, now, fields, output, sent);
             }
-            let unblocked = if output.room() > 0 {
-                self.unblock_one()
-            } else {
-                None
-            };
-            if let Some(key) = unblocked {
-                self.turn(key, now, fields, output, sent);
-            }
             if output.room() == 0 {
                 break;
             }
+            let unblocked =
+                !self.streams.blocked.is_empty() && self.turn_of_blocked(now, fields, output, sent);
             match self.streams.ready.pop() {
                 Some(key) => self.turn(key, now, fields, output, sent),
-                None if opened.is_none() && unblocked.is_none() => break,
+                None if opened.is_none() && !unblocked => break,
                 None => {}
             }
         }
@@ -109,13 +103,24 @@ impl Connection {
         self.check_drained();
     }
 
-    /// The next stream that waits for the connection's window, if that is open. One at a time: a peer that gives a byte moves no
-    /// more streams than one.
-    fn unblock_one(&mut self) -> Option<StreamKey> {
-        if self.streams.blocked.is_empty() || self.send_window.available() == 0 {
-            return None;
+    /// The turn of the next stream that waits for the connection's window, if that is open. One at a time: a peer that gives a byte
+    /// moves no more streams than one.
+    #[cold]
+    fn turn_of_blocked(
+        &mut self,
+        now: Time,
+        fields: &mut Fields,
+        output: &mut Output,
+        sent: &mut Vec<Sent>,
+    ) -> bool {
+        if self.send_window.available() == 0 {
+            return false;
         }
-        self.streams.blocked.pop()
+        let Some(key) = self.streams.blocked.pop() else {
+            return false;
+        };
+        self.turn(key, now, fields, output, sent);
+        true
     }
 
     /// `WINDOW_UPDATEs`, for the connection and for streams.
