@@ -111,6 +111,10 @@ mod tests {
             assert!(splitter.poll_timeout().is_some());
             splitter.handle_closed(Time::ZERO, client.into(), Ended::Eof);
         }
-        assert!(splitter.timers.heap.len() <= FEW, "{}", splitter.timers.heap.len());
+        assert!(
+            splitter.timers.heap.len() <= FEW,
+            "{}",
+            splitter.timers.heap.len()
+        );
     }
 }
