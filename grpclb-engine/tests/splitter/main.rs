@@ -20,5 +20,6 @@ mod recovery;
 mod replay;
 mod resets;
 mod shared;
+mod storms;
 mod upkeep;
 mod waiting;

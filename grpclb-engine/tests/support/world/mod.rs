@@ -447,7 +447,11 @@ impl World {
     pub fn advance(&mut self, duration: Duration) {
         let end = self.now + duration;
         self.run();
+        let mut in_a_row = 0;
         while let Some(next) = self.next_event().filter(|&next| next <= end) {
+            let soon = next.since(self.now) < Duration::from_nanos(2);
+            in_a_row = if soon { in_a_row + 1 } else { 0 };
+            assert!(in_a_row < 1000, "a timer stays due");
             self.now = self.now.max(next);
             self.timeouts();
             self.run();

@@ -23,7 +23,8 @@ impl World {
         }));
         let due = wires.flat_map(|(wire, deaf, id)| {
             let to_peer = wire.to_peer.front().filter(|_| !deaf).map(|(at, _)| *at);
-            let read = self.splitter.wants_input(id);
+            // A backend that is frozen sends nothing; a deaf client does.
+            let read = self.splitter.wants_input(id) && !(deaf && matches!(id, ConnId::Upstream(_)));
             let to_splitter = wire.to_splitter.front().filter(|_| read);
             [to_peer, to_splitter.map(|(at, _)| *at)]
         });
