@@ -54,7 +54,6 @@ pub(super) async fn run(pod: Rc<Pod>) {
     let mut timer = pin!(tokio::time::sleep(Duration::ZERO));
     poll_fn(|cx| {
         pod.turn(Turn::Drive);
-        pod.begin_turn();
         pod.driver.wake.register(cx);
         pod.reap(cx);
         let now = pod.worker.now();
@@ -63,6 +62,7 @@ pub(super) async fn run(pod: Rc<Pod>) {
             pod.splitter.borrow_mut().handle_timeout(now);
         }
         pump(&pod, now);
+        pod.turns.spend(pod.worker.now().since(now));
         poll_timer(&pod, now, timer.as_mut(), cx)
     })
     .await;

@@ -16,8 +16,9 @@ use tracing::debug;
 
 use super::charge::recharge;
 use super::panics::Turn;
-use super::pod::{Pod, TURN};
+use super::pod::Pod;
 use super::socket;
+use super::turns::TURN;
 use super::wake::Wake;
 use super::worker::FRAMES_READ;
 
@@ -49,6 +50,8 @@ pub(super) struct Leg {
     full: Cell<bool>,
     /// The socket was full, is writable again, and the driver has not written the rest yet.
     rest: Cell<bool>,
+    /// The pod's turn is over, and the task waits for the next one.
+    awaits_turn: Cell<bool>,
     /// What the splitter decided.
     ending: Cell<Option<How>>,
     /// Wakes the task.
@@ -66,6 +69,7 @@ impl Leg {
             bulk: Cell::new(false),
             full: Cell::new(false),
             rest: Cell::new(false),
+            awaits_turn: Cell::new(false),
             ending: Cell::new(None),
             wake: Wake::default(),
         })
@@ -80,6 +84,12 @@ impl Leg {
     /// The splitter reads this connection again.
     pub(super) fn resume(&self) {
         self.resumed.set(true);
+        self.wake.wake();
+    }
+
+    /// The pod's next turn has begun.
+    pub(super) fn begin_turn(&self) {
+        self.awaits_turn.set(false);
         self.wake.wake();
     }
 
@@ -122,6 +132,12 @@ impl Leg {
             return Poll::Ready(how);
         }
         loop {
+            if pod.turns.is_over() {
+                if !self.awaits_turn.replace(true) {
+                    pod.turns.wait(self.id);
+                }
+                return Poll::Pending;
+            }
             if self.resumed.replace(false) {
                 self.hand_in_unread(pod);
             }
@@ -130,11 +146,6 @@ impl Leg {
                 return Poll::Ready(self.report_end(pod, Ended::Eof));
             }
             *closed = None;
-            if pod.has_used_turn() {
-                pod.driver.wake();
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
-            }
             let ended = match ready!(self.stream.poll_read_ready(cx)).and_then(|()| self.read(pod)) {
                 Ok(Read::Drained) => continue,
                 Ok(Read::More) => {
@@ -234,7 +245,7 @@ impl Leg {
         splitter.handle_input(now, self.id, input);
         recharge(splitter, &self.charged, input.len());
         let took = pod.worker.now().since(now);
-        pod.use_turn(took);
+        pod.turns.spend(took);
         took
     }
 
@@ -262,14 +273,14 @@ enum Read {
 }
 
 /// A client's connection, from its preface (at the beginning of `first`) to its end.
-pub(super) async fn serve_client(pod: Rc<Pod>, stream: TcpStream, service: ServiceKey, mut first: BytesMut) {
+pub(super) async fn serve_client(pod: Rc<Pod>, stream: TcpStream, service: ServiceKey, first: BytesMut) {
     let opened = pod.splitter.borrow_mut().open_client(pod.worker.now(), service);
     let Ok(client) = opened else { return };
     let leg = Leg::new(ConnId::Client(client), stream);
     pod.legs.borrow_mut().insert(Rc::clone(&leg));
-    leg.hand_in(&pod, &mut first);
+    recharge(&mut pod.splitter.borrow_mut(), &leg.charged, first.len());
     *leg.unread.borrow_mut() = first;
-    pod.driver.wake();
+    leg.resume();
     run(pod, leg).await;
 }
 

@@ -36,6 +36,7 @@ mod socket;
 mod status;
 mod ticks;
 mod totals;
+mod turns;
 mod undetected;
 mod wake;
 mod worker;

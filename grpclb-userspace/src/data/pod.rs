@@ -20,6 +20,7 @@ use super::legs::Legs;
 use super::panics::{Contained, DieOnPanic, Panic, Turn, contain};
 use super::status::{AcceptCounters, OpaqueCounters, PodStatus, ServiceStatus};
 use super::totals::Kept;
+use super::turns::{self, Turns};
 use super::undetected::Undetected;
 use super::worker::Worker;
 use crate::model::{PodId, Protocol};
@@ -28,10 +29,6 @@ use crate::netns::Netns;
 /// A pod that drains is done when no client has been there for this long: a connect that was steered before the drain
 /// may arrive a second later (a SYN that was lost, a throttled pod).
 const QUIET: Duration = Duration::from_secs(2);
-
-/// Time that the connections of one pod may take of their worker until other pods have their turn. A read of frames takes some tens
-/// of microseconds.
-pub(super) const TURN: Duration = Duration::from_millis(1);
 
 /// A client pod on its worker.
 pub(super) struct Pod {
@@ -53,8 +50,7 @@ pub(super) struct Pod {
     clients: Cell<usize>,
     client_left: Notify,
     draining: Cell<bool>,
-    /// Time that the pod's connections took since its driver ran last.
-    turn_used: Cell<Duration>,
+    pub turns: Turns,
     gone: Cell<bool>,
     /// A panic ended the pod: what is left of it is an empty shell.
     failed: Cell<bool>,
@@ -97,11 +93,12 @@ impl Pod {
             clients: Cell::new(0),
             client_left: Notify::new(),
             draining: Cell::new(false),
-            turn_used: Cell::new(Duration::ZERO),
+            turns: Turns::default(),
             gone: Cell::new(false),
             failed: Cell::new(false),
         });
         pod.spawn(driver::run(Rc::clone(&pod)));
+        pod.spawn(turns::run(Rc::clone(&pod)));
         for listener in std::iter::once(listeners.v4).chain(listeners.v6) {
             pod.spawn(accept_loop(Rc::clone(&pod), listener));
         }
@@ -131,22 +128,6 @@ impl Pod {
             code()
         });
         result.map_err(|panic| self.fail(&panic)).ok()
-    }
-
-    /// The pod's driver runs: its connections may be read again.
-    pub(super) fn begin_turn(&self) {
-        self.turn_used.set(Duration::ZERO);
-    }
-
-    /// The pod's connections have worked for so long.
-    pub(super) fn use_turn(&self, time: Duration) {
-        self.turn_used.set(self.turn_used.get().saturating_add(time));
-    }
-
-    /// Returns true if the pod's connections have used their time: none is read until the worker's other pods had their turn
-    /// and this pod's driver has run.
-    pub(super) fn has_used_turn(&self) -> bool {
-        self.turn_used.get() >= TURN
     }
 
     /// Marks an entry into this pod's code.
