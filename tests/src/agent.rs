@@ -23,6 +23,8 @@ pub struct Configuration {
     /// What the Service's port says: `http2`, `detect` or `plain`.
     pub protocol: &'static str,
     pub endpoints: Vec<Endpoint>,
+    /// Further Services, with the pods of their endpoints; otherwise like the first.
+    pub others: Vec<(Service, Vec<Pod>)>,
     pub pods: Vec<Pod>,
     /// Hand the pods' sockets to `sk_msg`.
     pub accelerate: bool,
@@ -34,6 +36,12 @@ pub struct Endpoint {
     pub draining: bool,
 }
 
+impl Endpoint {
+    pub fn ready(pod: Pod) -> Self {
+        Self { pod, draining: false }
+    }
+}
+
 impl Configuration {
     /// All `backends` ready, `clients` enabled, the default policy.
     pub fn new(service: Service, backends: &[&Pod], clients: &[&Pod]) -> Self {
@@ -43,11 +51,9 @@ impl Configuration {
             protocol: "http2",
             endpoints: backends
                 .iter()
-                .map(|pod| Endpoint {
-                    pod: (*pod).clone(),
-                    draining: false,
-                })
+                .map(|pod| Endpoint::ready((*pod).clone()))
                 .collect(),
+            others: Vec::new(),
             pods: clients.iter().map(|pod| (*pod).clone()).collect(),
             accelerate: false,
         }
@@ -55,11 +61,35 @@ impl Configuration {
 
     fn to_yaml(&self) -> Result<String> {
         let mut yaml = String::from("services:\n");
-        // One Service a family: the endpoints of a Service are of its addresses' family, as in an EndpointSlice.
-        for (family, address) in [("v4", self.service.ipv4()), ("v6", self.service.ipv6())] {
+        self.write_service(&mut yaml, "echo", self.service, &self.endpoints)?;
+        for (service, backends) in &self.others {
+            let endpoints: Vec<Endpoint> = backends.iter().cloned().map(Endpoint::ready).collect();
+            self.write_service(&mut yaml, &format!("port-{}", service.port), *service, &endpoints)?;
+        }
+        writeln!(yaml, "pods:{}", if self.pods.is_empty() { " []" } else { "" })?;
+        for pod in &self.pods {
+            let accelerate = self.accelerate;
             writeln!(
                 yaml,
-                "  - name: echo-{family}\n    addresses: [\"{}\"]",
+                "  - {{name: {}, netns: {}, accelerate: {accelerate}}}",
+                pod.name, pod.namespace
+            )?;
+        }
+        Ok(yaml)
+    }
+
+    /// One Service a family: the endpoints of a Service are of its addresses' family, as in an EndpointSlice.
+    fn write_service(
+        &self,
+        yaml: &mut String,
+        name: &str,
+        service: Service,
+        endpoints: &[Endpoint],
+    ) -> Result<()> {
+        for (family, address) in [("v4", service.ipv4()), ("v6", service.ipv6())] {
+            writeln!(
+                yaml,
+                "  - name: {name}-{family}\n    addresses: [\"{}\"]",
                 address.ip()
             )?;
             writeln!(yaml, "    policy: {}", self.policy)?;
@@ -72,9 +102,9 @@ impl Configuration {
             writeln!(
                 yaml,
                 "    endpoints:{}",
-                if self.endpoints.is_empty() { " []" } else { "" }
+                if endpoints.is_empty() { " []" } else { "" }
             )?;
-            for Endpoint { pod, draining } in &self.endpoints {
+            for Endpoint { pod, draining } in endpoints {
                 let state = if *draining { "draining" } else { "ready" };
                 let backend = pod.address(address.ip());
                 writeln!(
@@ -84,16 +114,7 @@ impl Configuration {
                 )?;
             }
         }
-        writeln!(yaml, "pods:{}", if self.pods.is_empty() { " []" } else { "" })?;
-        for pod in &self.pods {
-            let accelerate = self.accelerate;
-            writeln!(
-                yaml,
-                "  - {{name: {}, netns: {}, accelerate: {accelerate}}}",
-                pod.name, pod.namespace
-            )?;
-        }
-        Ok(yaml)
+        Ok(())
     }
 }
 

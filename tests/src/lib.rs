@@ -7,6 +7,7 @@
 
 pub mod agent;
 pub mod agents;
+pub mod attack;
 pub mod cleanup;
 pub mod cluster;
 pub mod helm;

@@ -88,6 +88,11 @@ fn profile() -> PathBuf {
     }
 }
 
+/// Another program of this build.
+pub(crate) fn program_beside(name: &str) -> PathBuf {
+    profile().join(name)
+}
+
 /// Connects from a pod over and over, thousands of times a second, and says nothing on the connections.
 #[derive(Debug)]
 pub struct Dialler(Process);
@@ -210,6 +215,9 @@ pub struct Outcome {
     /// Load only: the slowest call, in milliseconds.
     #[serde(default)]
     pub max_ms: f64,
+    /// Load in Rust only: the 99th percentile, in milliseconds.
+    #[serde(default)]
+    pub p99_ms: f64,
 }
 
 impl Outcome {
@@ -262,8 +270,10 @@ pub fn run_scenarios(
 pub struct LoadPlan {
     /// How many calls; `None` until [`Load::finish`].
     pub calls: Option<u64>,
-    /// Calls in flight at a time, over all connections.
+    /// Calls in flight at a time, over all connections; with a rate, the most of them.
     pub concurrency: u32,
+    /// Calls begun a second, whether or not others have ended; Rust only.
+    pub rate: Option<u32>,
     pub connections: u32,
     pub deadline: Duration,
     /// Milliseconds that the server takes for each call.
@@ -275,6 +285,7 @@ impl Default for LoadPlan {
         Self {
             calls: None,
             concurrency: 16,
+            rate: None,
             connections: 1,
             deadline: Duration::from_secs(20),
             delay_ms: 0,
@@ -315,7 +326,10 @@ impl Load {
         ] {
             arguments.extend([key.to_owned(), value.to_string()]);
         }
-        let name = format!("load-{language:?}");
+        if let Some(rate) = plan.rate {
+            arguments.extend(["--rate".to_owned(), rate.to_string()]);
+        }
+        let name = format!("load-{language:?}-{}", pod.name);
         let process = Process::start_with(&node.place(pod), &name, &program, &arguments, &environment)?;
         Ok(Self {
             process,

@@ -22,6 +22,13 @@ pub const ECHO: Service = Service {
     port: 50_051,
 };
 
+/// A second Service, of servers that other clients do not need.
+pub const OTHER: Service = Service {
+    ipv4: Ipv4Addr::new(10, 96, 7, 2),
+    ipv6: Ipv6Addr::new(0xfd00, 0x96, 0, 0, 0, 0, 7, 2),
+    port: 50_052,
+};
+
 impl Service {
     pub fn ipv4(&self) -> SocketAddr {
         (self.ipv4, self.port).into()
@@ -42,10 +49,11 @@ impl Service {
     }
 
     fn write_table(&self, out: &mut String, family: &str, address: IpAddr, backends: &[&Pod]) -> Result<()> {
+        let table = format!("services-{}", self.port);
         let matched = format!("{family} daddr {address} tcp dport {}", self.port);
         writeln!(
             out,
-            "table {family} services {{}}\ndelete table {family} services\ntable {family} services {{"
+            "table {family} {table} {{}}\ndelete table {family} {table}\ntable {family} {table} {{"
         )?;
         for (number, pod) in backends.iter().enumerate() {
             let backend = SocketAddr::new(pod.address(address), self.port);

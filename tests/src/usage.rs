@@ -93,20 +93,23 @@ fn scheduled(pid: u32) -> f64 {
 
 /// Resident memory in KiB (`VmRSS`), summed over the processes.
 pub fn resident_kib(pids: &[u32]) -> Result<u64> {
-    let mut sum = 0;
-    for pid in pids {
-        let status = fs::read_to_string(format!("/proc/{pid}/status"))
-            .with_context(|| format!("process {pid} has ended"))?;
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
-            .context("VmRSS in /proc/PID/status")?;
-        sum += line
-            .trim()
-            .trim_end_matches("kB")
-            .trim()
-            .parse::<u64>()
-            .context("VmRSS")?;
-    }
-    Ok(sum)
+    pids.iter().map(|pid| status_kib(*pid, "VmRSS:")).sum()
+}
+
+/// The most resident memory that a process has had, in KiB (`VmHWM`).
+pub fn peak_kib(pid: u32) -> Result<u64> {
+    status_kib(pid, "VmHWM:")
+}
+
+fn status_kib(pid: u32, key: &str) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))
+        .with_context(|| format!("process {pid} has ended"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(key));
+    let figure = line.with_context(|| format!("{key} in /proc/{pid}/status"))?;
+    figure
+        .trim()
+        .trim_end_matches("kB")
+        .trim()
+        .parse()
+        .with_context(|| key.to_owned())
 }

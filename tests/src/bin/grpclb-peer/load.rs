@@ -32,6 +32,9 @@ pub(crate) struct Plan {
     deadline_ms: u64,
     #[arg(long)]
     delay_ms: u32,
+    /// Calls begun a second; 0: each as another one ends.
+    #[arg(long, default_value_t = 0)]
+    rate: u32,
 }
 
 #[derive(Default)]
@@ -39,7 +42,18 @@ struct Found {
     tally: Tally,
     errors: BTreeMap<String, u64>,
     messages: Vec<String>,
-    slowest: Duration,
+    latencies: Vec<Duration>,
+}
+
+impl Found {
+    /// The latency in milliseconds that all but 1 of `calls` did not exceed: 100 for the 99th percentile.
+    fn slowest_but_one_of(&mut self, calls: usize) -> f64 {
+        self.latencies.sort_unstable();
+        let above = self.latencies.len() / calls + 1;
+        let at = self.latencies.len().checked_sub(above);
+        let latency = at.and_then(|at| self.latencies.get(at).copied());
+        latency.unwrap_or_default().as_secs_f64() * 1000.0
+    }
 }
 
 #[derive(Default)]
@@ -67,34 +81,43 @@ pub(crate) async fn run(plan: Plan) -> anyhow::Result<()> {
     let clients = (0..plan.connections)
         .map(|_| Ok(client(endpoint(plan.target)?.connect_lazy())))
         .collect::<anyhow::Result<Vec<Client>>>()?;
-    let mut callers = JoinSet::new();
+    let (mut callers, begun) = (JoinSet::new(), Instant::now());
     for caller in 0..plan.concurrency {
         let client = clients[caller as usize % clients.len()].clone();
-        callers.spawn(call_until_enough(client, plan.clone(), Arc::clone(&run)));
+        callers.spawn(call_until_enough(client, plan.clone(), begun, Arc::clone(&run)));
     }
     while callers.join_next().await.is_some() {}
 
-    let found = run.found.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut found = run.found.lock().unwrap_or_else(PoisonError::into_inner);
+    let (p99, slowest) = (
+        found.slowest_but_one_of(100),
+        found.slowest_but_one_of(usize::MAX),
+    );
     let outcome = json!({
         "scenario": "load", "language": "rust", "ok": true, "calls": run.ended.load(Ordering::Relaxed),
         "per_backend": found.tally.per_backend, "peers": found.tally.peers,
-        "errors": found.errors, "messages": found.messages, "max_ms": found.slowest.as_secs_f64() * 1000.0,
+        "errors": found.errors, "messages": found.messages, "max_ms": slowest, "p99_ms": p99,
     });
     println!("{outcome}");
     Ok(())
 }
 
-async fn call_until_enough(mut client: Client, plan: Plan, run: Arc<Run>) {
+async fn call_until_enough(mut client: Client, plan: Plan, begun: Instant, run: Arc<Run>) {
     loop {
         let number = run.next.fetch_add(1, Ordering::Relaxed);
         if run.enough.load(Ordering::Relaxed) || (plan.calls > 0 && number >= plan.calls) {
             return;
         }
-        let started = Instant::now();
+        let mut started = Instant::now();
+        if plan.rate > 0 {
+            // A call that begins late, since all callers waited, has waited too.
+            started = begun + Duration::from_secs_f64(number as f64 / f64::from(plan.rate));
+            tokio::time::sleep_until(started.into()).await;
+        }
         let result = one_call(&mut client, &plan, number).await;
         let slept = {
             let mut found = run.found.lock().unwrap_or_else(PoisonError::into_inner);
-            found.slowest = found.slowest.max(started.elapsed());
+            found.latencies.push(started.elapsed());
             note(&mut found, result)
         };
         let ended = run.ended.fetch_add(1, Ordering::Relaxed) + 1;
