@@ -22,6 +22,7 @@ use super::leg;
 use super::panics::Turn;
 use super::pod::Pod;
 use super::socket::socket_error;
+use super::turns::TURN;
 use super::wake::Wake;
 
 /// How the pod's tasks reach the driver.
@@ -61,7 +62,9 @@ pub(super) async fn run(pod: Rc<Pod>) {
         if due.is_some_and(|due| due <= now) {
             pod.splitter.borrow_mut().handle_timeout(now);
         }
-        pump(&pod, now);
+        if !pump(&pod, now) {
+            pod.turns.wait_to_drive();
+        }
         pod.turns.spend(pod.worker.now().since(now));
         poll_timer(&pod, now, timer.as_mut(), cx)
     })
@@ -91,8 +94,9 @@ fn poll_timer(pod: &Pod, now: Time, mut timer: Pin<&mut Sleep>, cx: &mut Context
     Poll::Pending
 }
 
-/// Does all that the splitter asks for and writes all that it has to say.
-fn pump(pod: &Rc<Pod>, now: Time) {
+/// Does what the splitter asks for and writes what it has to say. Returns false if that takes more than a turn: the rest is for
+/// the next one.
+fn pump(pod: &Rc<Pod>, now: Time) -> bool {
     let writable = std::mem::take(&mut *pod.driver.writable.borrow_mut());
     for id in writable {
         flush(pod, now, id);
@@ -106,9 +110,12 @@ fn pump(pod: &Rc<Pod>, now: Time) {
         while let Some(id) = next(|| pod.splitter.borrow_mut().poll_dirty()) {
             idle = false;
             flush(pod, now, id);
+            if pod.worker.now().since(now) >= TURN {
+                return false;
+            }
         }
         if idle {
-            return;
+            return true;
         }
     }
 }

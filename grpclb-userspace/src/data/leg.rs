@@ -46,6 +46,8 @@ pub(super) struct Leg {
     resumed: Cell<bool>,
     /// The last read filled its buffer: the next one gets a larger one. Fewer, larger reads are fewer, larger writes.
     bulk: Cell<bool>,
+    /// Bytes of the next read, at most.
+    most: Cell<usize>,
     /// The socket takes no more; the task waits for it to be writable.
     full: Cell<bool>,
     /// The socket was full, is writable again, and the driver has not written the rest yet.
@@ -67,6 +69,7 @@ impl Leg {
             charged: Cell::new(0),
             resumed: Cell::new(false),
             bulk: Cell::new(false),
+            most: Cell::new(usize::MAX),
             full: Cell::new(false),
             rest: Cell::new(false),
             awaits_turn: Cell::new(false),
@@ -220,14 +223,15 @@ impl Leg {
         let mut unread = self.unread.borrow_mut();
         input.extend_from_slice(&unread);
         input.reserve(LEAST_READ);
-        let read = socket::read(&self.stream, &mut input)?;
+        let most = self.most.get();
+        let read = socket::read_at_most(&self.stream, &mut input, most)?;
         if read == 0 {
             return Ok(Read::Ended);
         }
-        let filled = input.len() == input.capacity();
+        let filled = input.len() == input.capacity() || read == most;
         let took = self.hand_in(pod, &mut input);
-        // Bytes that cost much more than DATA does come in smaller pieces.
-        self.bulk.set((filled || read >= FRAMES_READ) && took < TURN / 2);
+        self.most.set(next_read(most, read, took));
+        self.bulk.set(filled || read >= FRAMES_READ);
         *unread = if input.is_empty() {
             BytesMut::new()
         } else {
@@ -262,6 +266,16 @@ impl Leg {
 
 /// Waits for the end of a client's stream while the socket is not read; `None` until then.
 type Closed<'a> = Option<Pin<Box<dyn Future<Output = ()> + 'a>>>;
+
+/// Bytes of the next read, at most, after one of `read` bytes that `took` so long to handle: small calls cost a hundred times as
+/// much as DATA does, and one read should not take much more than a turn.
+fn next_read(most: usize, read: usize, took: Duration) -> usize {
+    if took < TURN {
+        return most.saturating_mul(2);
+    }
+    let affordable = read as u128 * TURN.as_nanos() / took.as_nanos();
+    usize::try_from(affordable).unwrap_or(usize::MAX).max(LEAST_READ)
+}
 
 /// What one read left behind.
 enum Read {
@@ -327,5 +341,18 @@ fn poll_discard(stream: &TcpStream, cx: &mut Context<'_>) -> Poll<()> {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(_) => return Poll::Ready(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_shrink_to_one_turn_of_work_and_grow_again() {
+        assert_eq!(next_read(usize::MAX, 64 << 10, TURN / 2), usize::MAX);
+        assert_eq!(next_read(usize::MAX, 64 << 10, TURN * 8), 8 << 10);
+        assert_eq!(next_read(8 << 10, 8 << 10, TURN / 2), 16 << 10);
+        assert_eq!(next_read(8 << 10, 8 << 10, TURN * 1000), LEAST_READ);
     }
 }

@@ -26,6 +26,8 @@ pub(super) struct Turns {
     /// Time that the pod's tasks have taken of this turn.
     used: Cell<Duration>,
     waiting: RefCell<VecDeque<ConnId>>,
+    /// The driver has more to write.
+    driver_waits: Cell<bool>,
     over: Notify,
 }
 
@@ -43,6 +45,12 @@ impl Turns {
     /// Lets a connection wait for the next turn, which wakes it.
     pub(super) fn wait(&self, id: ConnId) {
         self.waiting.borrow_mut().push_back(id);
+        self.over.notify_one();
+    }
+
+    /// Lets the driver wait for the next turn.
+    pub(super) fn wait_to_drive(&self) {
+        self.driver_waits.set(true);
         self.over.notify_one();
     }
 
@@ -68,6 +76,9 @@ pub(super) async fn run(pod: Rc<Pod>) {
             if let Some(leg) = pod.legs.borrow().get(id) {
                 leg.begin_turn();
             }
+        }
+        if pod.turns.driver_waits.take() {
+            pod.driver.wake();
         }
     }
 }
