@@ -222,6 +222,11 @@ impl Connection {
         self.streams.len()
     }
 
+    /// Streams that wait to be opened: their HEADERS have not been encoded.
+    pub fn opening_streams(&self) -> usize {
+        self.streams.opening.len()
+    }
+
     /// The keys and tags of all streams.
     pub fn tags(&self) -> impl Iterator<Item = (StreamKey, Tag)> + '_ {
         self.streams.iter().map(|(key, stream)| (key, stream.tag))

@@ -7,6 +7,7 @@ use super::actions::{ClientId, ConnId, UpstreamId};
 use super::call::{Place, Response};
 use super::calls::Outcome;
 use super::growth::Terms;
+use super::memory::SHORT_OUTPUT;
 use crate::Time;
 use crate::connection::{Output, PingKind, Sent};
 
@@ -14,6 +15,9 @@ use crate::connection::{Output, PingKind, Sent};
 /// time, but [`MEASURE_AGAIN`] later at most. Each measurement is a small frame that often has a write to itself.
 pub(super) const MEASURE_FROM: u64 = 256 << 10;
 const MEASURE_AGAIN: u64 = 64 << 20;
+
+/// Where more streams than this wait to be opened, an output stays short: a header block costs much more than its bytes do.
+const MANY_STREAMS: usize = 256;
 
 impl Splitter {
     /// What is to be written to this connection's socket now: write its slices, `advance` it, and call again. `None`:
@@ -68,7 +72,12 @@ impl Splitter {
         };
         if let Some(link) = link {
             link.output.take_buffer(&mut self.buffer);
-            link.output.set_bound(self.memory.output_bound());
+            let many = link.conn.opening_streams() > MANY_STREAMS;
+            link.output.set_bound(if many {
+                SHORT_OUTPUT
+            } else {
+                self.memory.output_bound()
+            });
             link.conn
                 .transmit(now, &mut self.fields, &mut link.output, &mut sent);
             if link.paused {

@@ -42,7 +42,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const HOLD_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The bound of a connection's output while memory is short.
-const SHORT_OUTPUT: usize = 16 << 10;
+pub(super) const SHORT_OUTPUT: usize = 16 << 10;
 
 /// Bytes that a connection itself holds, as they are charged to the pod.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

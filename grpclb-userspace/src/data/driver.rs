@@ -29,7 +29,7 @@ use super::wake::Wake;
 #[derive(Default)]
 pub(super) struct Driver {
     wake: Wake,
-    /// Connections whose full socket can be written again.
+    /// Connections whose full socket can be written again, or whose rest was left for the next turn.
     writable: RefCell<Vec<ConnId>>,
     /// Dials that are under way.
     dials: RefCell<HashMap<UpstreamId, AbortHandle>>,
@@ -110,12 +110,12 @@ fn pump(pod: &Rc<Pod>, now: Time) -> bool {
         while let Some(id) = next(|| pod.splitter.borrow_mut().poll_dirty()) {
             idle = false;
             flush(pod, now, id);
-            if pod.worker.now().since(now) >= TURN {
+            if is_over(pod, now) {
                 return false;
             }
         }
         if idle {
-            return true;
+            return pod.driver.writable.borrow().is_empty();
         }
     }
 }
@@ -132,14 +132,28 @@ fn flush(pod: &Pod, now: Time, id: ConnId) {
     if leg.is_full() {
         return; // written when the socket is writable
     }
-    let result = leg.flush(now, &mut pod.splitter.borrow_mut());
-    if let Err(error) = result {
-        debug!(pod = %pod.id, ?id, %error, "write failed");
-        pod.splitter
-            .borrow_mut()
-            .handle_closed(now, id, Ended::Error(socket_error(&error)));
-        leg.end(How::Reset);
+    let is_over = || is_over(pod, now);
+    if is_over() {
+        leg.leave_rest();
+        return pod.driver.writable.borrow_mut().push(id);
     }
+    let result = leg.flush(now, &mut pod.splitter.borrow_mut(), is_over);
+    match result {
+        Ok(true) => {}
+        Ok(false) => pod.driver.writable.borrow_mut().push(id),
+        Err(error) => {
+            debug!(pod = %pod.id, ?id, %error, "write failed");
+            pod.splitter
+                .borrow_mut()
+                .handle_closed(now, id, Ended::Error(socket_error(&error)));
+            leg.end(How::Reset);
+        }
+    }
+}
+
+/// Returns true if the driver, which runs since `now`, has used the pod's turn.
+fn is_over(pod: &Pod, now: Time) -> bool {
+    pod.worker.now().since(now) >= TURN
 }
 
 fn act(pod: &Rc<Pod>, now: Time, action: Action) {

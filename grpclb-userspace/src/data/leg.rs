@@ -50,7 +50,7 @@ pub(super) struct Leg {
     most: Cell<usize>,
     /// The socket takes no more; the task waits for it to be writable.
     full: Cell<bool>,
-    /// The socket was full, is writable again, and the driver has not written the rest yet.
+    /// The socket was full, is writable again, or the turn was over, and the driver has not written the rest yet.
     rest: Cell<bool>,
     /// The pod's turn is over, and the task waits for the next one.
     awaits_turn: Cell<bool>,
@@ -100,8 +100,19 @@ impl Leg {
         self.full.get()
     }
 
-    /// Writes what the splitter has for this connection, until nothing is left or the socket is full.
-    pub(super) fn flush(&self, now: Time, splitter: &mut Splitter) -> io::Result<()> {
+    /// The driver will write what is left in the pod's next turn.
+    pub(super) fn leave_rest(&self) {
+        self.rest.set(true);
+    }
+
+    /// Writes what the splitter has for this connection, until nothing is left, the socket is full, or the turn `is_over`. Returns
+    /// false in the last case: the rest is for the next turn.
+    pub(super) fn flush(
+        &self,
+        now: Time,
+        splitter: &mut Splitter,
+        is_over: impl Fn() -> bool,
+    ) -> io::Result<bool> {
         if self.rest.replace(false) && self.ending.get().is_some() {
             self.wake.wake();
         }
@@ -119,12 +130,16 @@ impl Leg {
                     splitter.handle_blocked(self.id);
                     self.full.set(true);
                     self.wake.wake();
-                    return Ok(());
+                    return Ok(true);
                 }
                 Err(error) => return Err(error),
             }
+            if is_over() {
+                self.leave_rest();
+                return Ok(false);
+            }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Reads what is there and hands it to the splitter, until the splitter or the socket ends the connection.
