@@ -25,7 +25,7 @@ pub(super) const CONNECTION: usize = 8 << 10;
 pub(super) const SMALL: usize = 4 << 10;
 
 /// Bytes that a call costs beside its header lists and bodies: its record and its two streams.
-pub(super) const CALL: usize = 1 << 10;
+pub(super) const CALL: usize = 2 << 10;
 
 /// A connection that holds less than this is given credit even when memory is short: it is not to blame.
 const MOST_BLAMELESS: usize = 256 << 10;
