@@ -12,7 +12,7 @@
 //!   [`Splitter::pick_opaque`] with [`Splitter::opaque_connected`], [`Splitter::opaque_failed`] and [`Splitter::opaque_closed`].
 //! * **Memory**: [`Splitter::charge_external`], [`Splitter::discharge_external`], [`Splitter::is_short`].
 //! * **Getters**: [`Splitter::is_idle`], [`Splitter::stats`], [`Splitter::describe`], [`Splitter::buffered`], [`Splitter::held`],
-//!   [`Splitter::wants_input`].
+//!   [`Splitter::wants_input`], [`Splitter::is_congested`].
 //!
 //! # Order of calls
 //!

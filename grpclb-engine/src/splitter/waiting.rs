@@ -31,6 +31,12 @@ pub(super) enum After {
 }
 
 impl Splitter {
+    /// Returns true if half as many calls of a Service wait for a connection as may: whatever reads for the pod should slow down.
+    pub fn is_congested(&self) -> bool {
+        let most = self.config.queue / 2;
+        self.groups.iter().any(|(_, group)| group.waiting > most)
+    }
+
     /// Lets the call wait in this pool's queue; false if it was answered, for there are too many.
     pub(super) fn enqueue(&mut self, now: Time, pool_key: Option<Key>, key: Key) -> bool {
         let Some(pool_key) = pool_key else { return false };

@@ -17,6 +17,10 @@ use super::pod::Pod;
 /// Time of its worker that a pod may take until other pods have had their turn. A read of frames takes some tens of microseconds.
 pub(super) const TURN: Duration = Duration::from_millis(1);
 
+/// The pause between two turns of a pod that opens calls faster than its servers take them: more of them would only wait, or
+/// be refused.
+const CONGESTED: Duration = Duration::from_millis(10);
+
 /// Connections that are woken in one turn: each costs little, but a pod may have thousands that wait.
 const WOKEN: usize = 32;
 
@@ -71,7 +75,12 @@ impl Turns {
 pub(super) async fn run(pod: Rc<Pod>) {
     loop {
         pod.turns.over.notified().await;
-        tokio::task::yield_now().await;
+        let is_congested = pod.splitter.borrow().is_congested();
+        if is_congested {
+            tokio::time::sleep(CONGESTED).await;
+        } else {
+            tokio::task::yield_now().await;
+        }
         for id in pod.turns.begin() {
             if let Some(leg) = pod.legs.borrow().get(id) {
                 leg.begin_turn();
