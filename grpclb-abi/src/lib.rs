@@ -43,7 +43,7 @@ pub const MAX_WORKERS: u32 = 64;
 /// The heartbeat that the check at attach uses.
 pub const VERIFY_WORKER: u32 = MAX_WORKERS;
 
-/// A heartbeat older than this (nanoseconds of the machine's `CLOCK_MONOTONIC`) is stale: connects go the plain way.
+/// A heartbeat older than this (nanoseconds of the machine's `CLOCK_MONOTONIC`) is stale: connects are not intercepted.
 pub const HEARTBEAT_STALE_NS: u64 = 500_000_000;
 
 /// A heartbeat further ahead of the kernel's clock than this (nanoseconds) is stale: its writer reads another clock, and its

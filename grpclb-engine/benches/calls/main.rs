@@ -151,7 +151,7 @@ fn count_from_here() {
 struct Leg {
     id: ConnId,
     peer: Peer,
-    /// What the splitter left of the last read.
+    /// Bytes that the splitter left of the last read.
     unfinished: Vec<u8>,
 }
 

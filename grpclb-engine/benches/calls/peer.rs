@@ -57,7 +57,7 @@ pub(crate) struct Peer {
     greeted: bool,
     opened: u32,
     completed: usize,
-    /// What the splitter lets this peer send on the connection, and on each new stream.
+    /// Bytes that the splitter lets this peer send on the connection, and on each new stream.
     send_window: i64,
     initial_window: i64,
     /// Bytes received since this peer last gave credit for the connection.

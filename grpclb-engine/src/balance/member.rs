@@ -21,7 +21,7 @@ impl MemberKey {
     }
 }
 
-/// How a picker uses an endpoint that it knows.
+/// The use that a picker makes of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Use {
     /// It may be picked.

@@ -307,7 +307,7 @@ impl Picker {
         }
     }
 
-    /// Whether an endpoint other than this one may be picked.
+    /// Returns true if an endpoint other than this one may be picked.
     pub fn has_other(&mut self, now: Time, key: MemberKey) -> bool {
         self.members.refresh(now);
         self.members.picked().any(|(other, _)| other != key)
@@ -333,7 +333,7 @@ impl Picker {
         self.members.find(endpoint)
     }
 
-    /// Whether the endpoint belongs to the subset, whether or not it is out.
+    /// Returns true if the endpoint belongs to the subset, also while it is out.
     pub fn is_used(&self, key: MemberKey) -> bool {
         self.get(key).is_some_and(|member| member.used != Use::Resting)
     }

@@ -105,7 +105,7 @@ impl Limit {
         }
     }
 
-    /// Whether a peer that reaches it loses the connection. The others slow the peer, if anything: see each.
+    /// Returns true if a peer that reaches it loses the connection. The others slow the peer, if anything: see each.
     pub const fn ends(self) -> bool {
         matches!(
             self,

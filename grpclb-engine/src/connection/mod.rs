@@ -373,7 +373,7 @@ impl Connection {
         }
     }
 
-    /// Whether nothing may be read yet.
+    /// Returns true if nothing may be read yet.
     #[cold]
     fn stays_paused(&mut self, now: Time) -> bool {
         self.wake_pause(now);

@@ -9,7 +9,7 @@ use crate::Time;
 /// Shortest pause that a limit causes: each costs a timer and a wake-up.
 const LEAST_PAUSE: Duration = Duration::from_millis(10);
 
-/// Why the connection does not read now; mostly for no reason.
+/// Reasons for which the connection does not read now; mostly none.
 #[derive(Debug, Default)]
 pub(super) struct Pause {
     /// A set of reasons, so that the question before each frame costs one comparison.
@@ -28,7 +28,7 @@ const HELD: u8 = 2;
 const LIMIT: u8 = 4;
 
 impl Pause {
-    /// Whether frames are left unread.
+    /// Returns true if frames are left unread.
     pub(super) const fn is_on(&self) -> bool {
         self.reasons != 0
     }
